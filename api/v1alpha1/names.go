@@ -1,0 +1,58 @@
+// Copyright The gpupack Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import corev1 "k8s.io/api/core/v1"
+
+// SchedulerName is what a pod writes in spec.schedulerName to be placed by gpupack-scheduler.
+const SchedulerName = "gpupack"
+
+// Resources that a container requests.
+const (
+	// ResourceGPU counts whole GPUs.
+	ResourceGPU corev1.ResourceName = "nvidia.com/gpu"
+	// ResourceGPUMemory is a share of one GPU: that many bytes of its device memory, rounded up to MiB.
+	ResourceGPUMemory corev1.ResourceName = GroupName + "/gpu-memory"
+	// ResourceGPUMilli is a share of one GPU: thousandths of its compute, 1 to 1000. Alone, it implies the same share
+	// of the GPU's memory.
+	ResourceGPUMilli corev1.ResourceName = GroupName + "/gpu-milli"
+)
+
+// Annotations that a user writes on a pod.
+const (
+	// AnnotationGPUModel lists the accepted models, separated by commas.
+	AnnotationGPUModel = GroupName + "/gpu-model"
+	// AnnotationMaxLiveUtilization forbids sharing a GPU that is busier than this, percent, 1 to 100.
+	AnnotationMaxLiveUtilization = GroupName + "/max-live-utilization"
+)
+
+// Annotations that gpupack-scheduler writes on a pod before it binds it.
+const (
+	// AnnotationGPUs holds the UUIDs of the GPUs chosen, separated by commas.
+	AnnotationGPUs = GroupName + "/gpus"
+	// AnnotationDecision holds a Decision in JSON.
+	AnnotationDecision = GroupName + "/decision"
+)
+
+// LabelPodGroup makes a pod a member of the PodGroup of that name in the pod's namespace. It is the label of the
+// scheduler-plugins project, so that operators which already write it work unchanged.
+const LabelPodGroup = "scheduling.x-k8s.io/pod-group"
+
+// Decision is the record of why a pod was placed where it is, kept on the pod in AnnotationDecision.
+type Decision struct {
+	// Policy is the name of the packing policy that decided.
+	Policy string `json:"policy"`
+	// Score is what the policy gave the chosen node, 0 to 100.
+	Score int64 `json:"score"`
+	// RunnerUp is the next best node; empty where no other node fitted.
+	RunnerUp string `json:"runnerUp,omitempty"`
+	// RunnerUpScore is what the policy gave RunnerUp, 0 to 100.
+	RunnerUpScore int64 `json:"runnerUpScore,omitempty"`
+	// Feasible counts the nodes that fitted.
+	Feasible int `json:"feasible"`
+	// Rejected counts the nodes that gpupack rejected, by reason.
+	Rejected map[string]int `json:"rejected,omitempty"`
+	// Gang is the PodGroup with which the pod was placed, if any.
+	Gang string `json:"gang,omitempty"`
+}

@@ -1,0 +1,181 @@
+// Copyright The gpupack Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package pack
+
+import (
+	"cmp"
+	"fmt"
+	"math/bits"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// DefaultClasses is what a cluster of which nothing is known yet is expected to run: mostly single GPUs and shares, some
+// jobs that fill a node.
+func DefaultClasses() []Class {
+	gpu := func(n int, weight float64) Class {
+		return Class{Request: Request{CPUMilli: int64(n) * 8000, MemoryMiB: int64(n) * 32 << 10, GPUs: n}, Weight: weight}
+	}
+	share := func(milli int64, weight float64) Class {
+		return Class{Request: Request{CPUMilli: 4000, MemoryMiB: 16 << 10, Milli: milli}, Weight: weight}
+	}
+	return []Class{gpu(1, 0.45), gpu(2, 0.05), gpu(4, 0.05), gpu(8, 0.1), share(250, 0.15), share(500, 0.2)}
+}
+
+// Distribution is the mix of workloads to come, learned from those that came: each observation makes all earlier ones
+// count a little less. It is safe for use from several goroutines.
+type Distribution struct {
+	// fixed is true where observations change nothing.
+	fixed bool
+	// decay is the factor by which an observation's weight shrinks with each later one.
+	decay float64
+	// most is the largest number of classes handed out.
+	most int
+
+	mu sync.Mutex
+	// scale grows by 1/decay with each observation, instead of shrinking every weight.
+	scale   float64
+	weights map[string]*Class
+	since   int
+
+	current atomic.Pointer[Classes]
+}
+
+// Classes is a snapshot of a Distribution.
+type Classes struct {
+	// Version differs between snapshots that differ.
+	Version uint64
+	// List is sorted by falling weight, and its weights sum to 1.
+	List []Class
+}
+
+const (
+	// halfLife is the number of observations after which one counts half.
+	halfLife = 2000
+	// refresh is the number of observations after which a new snapshot is made. Between, scores stay comparable and
+	// remembered ones stay valid.
+	refresh = 64
+	// priorWeight is how many observations the prior is worth.
+	priorWeight = 50
+	mostClasses = 48
+)
+
+// NewDistribution starts from a prior, which counts as much as 50 observations.
+func NewDistribution(prior []Class) *Distribution {
+	d := &Distribution{decay: 1 - 0.693147/halfLife, most: mostClasses, scale: 1, weights: map[string]*Class{}}
+	var sum float64
+	for i := range prior {
+		sum += prior[i].Weight
+	}
+	for i := range prior {
+		d.add(&prior[i].Request, priorWeight*prior[i].Weight/sum)
+	}
+	d.snapshot(1)
+	return d
+}
+
+// FixedDistribution returns classes that no observation changes and that are not rounded.
+func FixedDistribution(classes []Class) *Distribution {
+	d := &Distribution{fixed: true}
+	d.publish(1, slices.Clone(classes))
+	return d
+}
+
+// Observe counts one pod that asked for r. Requests that ask for no GPU are counted too, since they take CPU and memory.
+func (d *Distribution) Observe(r *Request) {
+	if d.fixed {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.scale /= d.decay
+	d.add(r, d.scale)
+	if d.since++; d.since >= refresh {
+		d.since = 0
+		d.snapshot(d.current.Load().Version + 1)
+	}
+}
+
+// Classes returns the newest snapshot.
+func (d *Distribution) Classes() *Classes { return d.current.Load() }
+
+func (d *Distribution) add(r *Request, weight float64) {
+	class := quantise(r)
+	key := fmt.Sprintf("%d/%d/%d/%d/%d/%s", class.GPUs, class.Milli, class.MiB, class.CPUMilli, class.MemoryMiB,
+		strings.Join(class.Models, "|"))
+	if c, ok := d.weights[key]; ok {
+		c.Weight += weight
+		return
+	}
+	d.weights[key] = &Class{Request: class, Weight: weight}
+}
+
+// snapshot publishes the heaviest classes and forgets those that no longer count.
+func (d *Distribution) snapshot(version uint64) {
+	list := make([]Class, 0, len(d.weights))
+	for key, c := range d.weights {
+		c.Weight /= d.scale
+		if c.Weight < 1e-3 {
+			delete(d.weights, key)
+			continue
+		}
+		list = append(list, *c)
+	}
+	d.scale = 1
+	d.publish(version, list)
+}
+
+// publish makes the heaviest classes of the list the current snapshot.
+func (d *Distribution) publish(version uint64, list []Class) {
+	slices.SortFunc(list, func(a, b Class) int {
+		return cmp.Or(
+			cmp.Compare(b.Weight, a.Weight),
+			compareSize(&a.Request, &b.Request),
+			slices.Compare(a.Request.Models, b.Request.Models),
+		)
+	})
+	if !d.fixed {
+		list = list[:min(d.most, len(list))]
+	}
+	var sum float64
+	for i := range list {
+		sum += list[i].Weight
+	}
+	for i := range list {
+		list[i].Weight /= sum
+	}
+	d.current.Store(&Classes{Version: version, List: list})
+}
+
+// quantise rounds a request to the class that stands for it, so that a handful of classes describe a cluster: shares to
+// 50 milli-GPU, device memory to 1 GiB, CPU and host memory to three significant bits. It rounds down: rounded up, three
+// thirds of a GPU would not fit on it, nor a pod that takes all CPUs of a node on any such node.
+func quantise(r *Request) Request {
+	q := *r
+	q.MaxUtilization = 0
+	q.Milli = roundDown(r.Milli, 50)
+	q.MiB = roundDown(r.MiB, 1024)
+	q.CPUMilli = threeBits(r.CPUMilli)
+	q.MemoryMiB = threeBits(r.MemoryMiB)
+	return q
+}
+
+// roundDown rounds down to a multiple of step; what is below one step stays as it is.
+func roundDown(v, step int64) int64 {
+	if v < step {
+		return v
+	}
+	return v - v%step
+}
+
+// threeBits rounds down to a number with at most three significant bits: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ...
+func threeBits(v int64) int64 {
+	shift := bits.Len64(uint64(max(v, 0))) - 3
+	if shift <= 0 {
+		return max(v, 0)
+	}
+	return roundDown(v, 1<<shift)
+}

@@ -1,0 +1,36 @@
+// Copyright The gpupack Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package policy
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/gpupack/gpupack/pack"
+)
+
+// builders make each policy by its name.
+var builders = map[string]func(*pack.Distribution) pack.Policy{
+	"fgd": func(d *pack.Distribution) pack.Policy { return NewFGD(d) },
+}
+
+// Names lists the policies that New makes, sorted.
+func Names() []string { return slices.Sorted(maps.Keys(builders)) }
+
+// Exists says whether New makes a policy of that name.
+func Exists(name string) bool {
+	_, ok := builders[name]
+	return ok
+}
+
+// New makes the policy of that name for a distribution of workload classes.
+func New(name string, d *pack.Distribution) (pack.Policy, error) {
+	build, ok := builders[name]
+	if !ok {
+		return nil, fmt.Errorf("unknown packing policy %q: use one of %s", name, strings.Join(Names(), ", "))
+	}
+	return build(d), nil
+}

@@ -1,0 +1,38 @@
+// Copyright The gpupack Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/gpupack/gpupack/api/convert"
+	"github.com/gpupack/gpupack/pack/policy"
+)
+
+// Validate returns what is wrong with the arguments, each with the field's path.
+func (a *GPUPackArgs) Validate(path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if !policy.Exists(a.Policy) {
+		errs = append(errs, field.NotSupported(path.Child("policy"), a.Policy, policy.Names()))
+	}
+	if a.LoadWeight < 0 || a.LoadWeight > 1000 {
+		errs = append(errs, field.Invalid(path.Child("loadWeight"), a.LoadWeight, "must be a percentage from 0 to 1000"))
+	}
+	if a.StaleAfter.Duration <= 0 {
+		errs = append(errs, field.Invalid(path.Child("staleAfter"), a.StaleAfter.Duration.String(), "must be above 0"))
+	}
+	switch a.StalePolicy {
+	case convert.StaleTrustRequests, convert.StaleReject, convert.StaleTrustTelemetry:
+	default:
+		errs = append(errs, field.NotSupported(path.Child("stalePolicy"), a.StalePolicy,
+			[]convert.StalePolicy{convert.StaleTrustRequests, convert.StaleReject, convert.StaleTrustTelemetry}))
+	}
+	if a.WholeGPUForeignMiB < 0 {
+		errs = append(errs, field.Invalid(path.Child("wholeGPUForeignMiB"), a.WholeGPUForeignMiB, "must be 0 MiB or more"))
+	}
+	if a.GangTimeout.Duration <= 0 {
+		errs = append(errs, field.Invalid(path.Child("gangTimeout"), a.GangTimeout.Duration.String(), "must be above 0"))
+	}
+	return errs
+}

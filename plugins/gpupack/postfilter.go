@@ -1,0 +1,35 @@
+// Copyright The gpupack Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gpupack
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	fwk "k8s.io/kube-scheduler/framework"
+
+	"github.com/gpupack/gpupack/pack"
+)
+
+// PostFilter counts why a pod found no node. For a gang's member it also drops the plan, since the place that it had no longer
+// suits it, and ends preemption: evicting pods for one member would gain nothing.
+func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, _ fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
+	decisions.WithLabelValues("unschedulable").Inc()
+	c := cycleOf(state)
+	if c != nil {
+		for reason := range c.rejected {
+			if n := c.rejected[reason].Load(); n > 0 {
+				nodeRejections.WithLabelValues(pack.Reason(reason).String()).Add(float64(n))
+			}
+		}
+	}
+	name := groupOf(pod)
+	if name.Name == "" {
+		return nil, fwk.NewStatus(fwk.Unschedulable)
+	}
+	if c != nil && c.planned != nil {
+		p.gangs.failed(ctx, name, pod.UID, false, "node "+c.planned.node+" no longer suits member "+pod.Name)
+	}
+	return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "preemption does not help a member of a gang alone")
+}

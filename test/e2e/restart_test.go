@@ -1,0 +1,72 @@
+// Copyright The gpupack Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/test/scheduler"
+)
+
+func isBinding(r *http.Request) bool {
+	return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/binding")
+}
+
+// isAnnotation matches PreBind's patch of the pod; that of its status goes to another path.
+func isAnnotation(r *http.Request) bool {
+	return r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/pods/") && !strings.HasSuffix(r.URL.Path, "/status")
+}
+
+// The scheduler is killed at a point of a pod's way, started again, and must neither book a GPU twice nor lose one.
+func TestSchedulerKilled(t *testing.T) {
+	for name, at := range map[string]func(*http.Request) bool{
+		"after assume, before PreBind": isAnnotation,
+		"between PreBind and Bind":     isBinding,
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newCluster(t, 1, func(int) []v1alpha1.GPU { return a100s(4) })
+			first := scheduler.Start(t, k.cp, scheduler.Options{})
+			k.create(t, "settled", wholeGPUs(1))
+			k.placed(t, "settled")
+
+			var held atomic.Int32
+			first.Hold(func(r *http.Request) bool {
+				if at(r) {
+					held.Add(1)
+					return true
+				}
+				return false
+			})
+			for i := range 2 {
+				k.create(t, fmt.Sprintf("whole-%d", i), wholeGPUs(1))
+				k.create(t, fmt.Sprintf("share-%d", i), shareMemory("30Gi"))
+			}
+			require.Eventually(t, func() bool { return held.Load() == 4 }, eventually, tick)
+			first.Kill()
+			require.Len(t, k.bound(t), 1)
+
+			second := scheduler.Start(t, k.cp, scheduler.Options{})
+			for i := range 2 {
+				k.placed(t, fmt.Sprintf("whole-%d", i))
+				k.placed(t, fmt.Sprintf("share-%d", i))
+			}
+			k.requireNoDoubleBooking(t)
+
+			// Nothing leaked: what is left is exactly what can still be placed.
+			k.create(t, "rest", shareMemory("19Gi"))
+			k.placed(t, "rest")
+			k.create(t, "too-much", shareMemory("19Gi"))
+			k.pendingFor(t, "too-much", "no GPU has enough free memory")
+			require.Contains(t, second.Metrics(t), `gpupack_scheduler_ledger_entries{phase="bound"} 6`)
+			require.Contains(t, second.Metrics(t), `gpupack_scheduler_ledger_entries{phase="assumed"} 0`)
+		})
+	}
+}
