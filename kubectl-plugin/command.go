@@ -19,6 +19,9 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/gpupack/gpupack/api/convert"
+	"github.com/gpupack/gpupack/pack"
 )
 
 // Exit codes of Run.
@@ -99,22 +102,16 @@ func (e *env) command() *cobra.Command {
 	root.SetUsageTemplate(usageTemplate)
 	root.SetFlagErrorFunc(flagError)
 	e.config.AddFlags(root.PersistentFlags())
-	e.view.staleAfter = defaultStaleAfter
-	e.view.wholeForeignMiB = defaultWholeForeignMiB
+	e.view.staleAfter = convert.DefaultStaleAfter
+	e.view.wholeForeignMiB = pack.DefaultWholeForeignMiB
 	root.AddCommand(e.topCommand(), e.placementsCommand(), e.explainCommand(), e.versionCommand())
 	root.InitDefaultCompletionCmd("completion")
 	return root
 }
 
-// Defaults of GPUPackArgs, by which the scheduler decides.
-const (
-	defaultStaleAfter      = 3 * time.Minute
-	defaultWholeForeignMiB = 512
-)
-
 // addStaleAfter is for commands that show telemetry.
 func (e *env) addStaleAfter(cmd *cobra.Command) {
-	cmd.Flags().DurationVar(&e.view.staleAfter, "stale-after", defaultStaleAfter,
+	cmd.Flags().DurationVar(&e.view.staleAfter, "stale-after", convert.DefaultStaleAfter,
 		"Age from which telemetry is stale, staleAfter in the scheduler's GPUPackArgs")
 }
 

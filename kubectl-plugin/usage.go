@@ -346,8 +346,8 @@ func (u *NodeUsage) setNotes(s *snapshot, gn *v1alpha1.GPUNode) {
 	}
 }
 
-// foreignNoteMiB is the foreign memory from which it is worth a note: display servers and monitoring take a little.
-const foreignNoteMiB = 512
+// foreignNoteMiB is the foreign memory from which it is worth a note: what costs a GPU its pods that want it whole.
+const foreignNoteMiB = pack.DefaultWholeForeignMiB
 
 // shortHealth is the reason for which a GPU is sick in one or two words, such as "Xid 79".
 func (g *GPUUsage) shortHealth() string {

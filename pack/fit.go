@@ -66,6 +66,9 @@ func (r Reason) Message() string { return reasonText[r].long }
 // Unresolvable is true where evicting pods from the node would not help.
 func (r Reason) Unresolvable() bool { return reasonText[r].unresolvable }
 
+// DefaultWholeForeignMiB is what Limits.WholeForeignMiB is where the operator did not choose.
+const DefaultWholeForeignMiB = 512
+
 // Limits are the operator's choices that decide what fits.
 type Limits struct {
 	// WholeForeignMiB is how much memory processes of no pod may use on a GPU that is given away whole, in MiB. Display

@@ -30,6 +30,9 @@ const (
 	StaleTrustTelemetry StalePolicy = "TrustTelemetry"
 )
 
+// DefaultStaleAfter is what Options.StaleAfter is where the operator did not choose: three heartbeats of an agent.
+const DefaultStaleAfter = 3 * time.Minute
+
 // Options say how telemetry is read.
 type Options struct {
 	// StaleAfter is the age from which a reading is stale.

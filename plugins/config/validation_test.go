@@ -4,6 +4,7 @@
 package config
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/gpupack/gpupack/api/convert"
+	"github.com/gpupack/gpupack/pack/policy"
 )
 
 func valid() *GPUPackArgs {
@@ -23,13 +25,14 @@ func valid() *GPUPackArgs {
 }
 
 func TestValidate(t *testing.T) {
+	policies := `"` + strings.Join(policy.Names(), `", "`) + `"`
 	tests := []struct {
 		name   string
 		change func(*GPUPackArgs)
 		err    string
 	}{
-		{"unknown policy", func(a *GPUPackArgs) { a.Policy = "tetris" }, `args.policy: Unsupported value: "tetris": supported values: "fgd"`},
-		{"no policy", func(a *GPUPackArgs) { a.Policy = "" }, `args.policy: Unsupported value: "": supported values: "fgd"`},
+		{"unknown policy", func(a *GPUPackArgs) { a.Policy = "tetris" }, `args.policy: Unsupported value: "tetris": supported values: ` + policies},
+		{"no policy", func(a *GPUPackArgs) { a.Policy = "" }, `args.policy: Unsupported value: "": supported values: ` + policies},
 		{"negative weight", func(a *GPUPackArgs) { a.LoadWeight = -1 }, "args.loadWeight: Invalid value: -1: must be a percentage from 0 to 1000"},
 		{"large weight", func(a *GPUPackArgs) { a.LoadWeight = 1001 }, "args.loadWeight: Invalid value: 1001: must be a percentage from 0 to 1000"},
 		{"never stale", func(a *GPUPackArgs) { a.StaleAfter.Duration = 0 }, `args.staleAfter: Invalid value: "0s": must be above 0`},

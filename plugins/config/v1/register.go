@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/gpupack/gpupack/api/convert"
+	"github.com/gpupack/gpupack/pack"
 	"github.com/gpupack/gpupack/plugins/config"
 )
 
@@ -36,9 +37,9 @@ func AddToScheme(s *runtime.Scheme) error {
 func SetDefaults(a *GPUPackArgs) {
 	setDefault(&a.Policy, "fgd")
 	setDefault(&a.LoadWeight, 50)
-	setDefault(&a.StaleAfter, metav1.Duration{Duration: 3 * time.Minute})
+	setDefault(&a.StaleAfter, metav1.Duration{Duration: convert.DefaultStaleAfter})
 	setDefault(&a.StalePolicy, string(convert.StaleTrustRequests))
-	setDefault(&a.WholeGPUForeignMiB, 512)
+	setDefault(&a.WholeGPUForeignMiB, pack.DefaultWholeForeignMiB)
 	setDefault(&a.GangTimeout, metav1.Duration{Duration: time.Minute})
 }
 
