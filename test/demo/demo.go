@@ -4,8 +4,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,14 +14,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/restmapper"
 	"sigs.k8s.io/yaml"
 
 	"github.com/gpupack/gpupack/agent/fleet"
@@ -132,10 +125,8 @@ func (d *demo) startControlPlane(ctx context.Context) error {
 	if err := d.controlPlane.InstallCRDs(ctx, crds...); err != nil {
 		return err
 	}
-	for _, path := range []string{"manifests/base/namespace.yaml", "manifests/base/rbac.yaml"} {
-		if err := d.applyFile(ctx, path); err != nil {
-			return err
-		}
+	if err := d.controlPlane.Apply(ctx, "manifests/base/namespace.yaml", "manifests/base/rbac.yaml"); err != nil {
+		return err
 	}
 	for _, p := range d.pools {
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: p.namespace}}
@@ -381,54 +372,6 @@ func (d *demo) stop() {
 	if d.controlPlane != nil {
 		d.controlPlane.Stop()
 	}
-}
-
-// applyFile applies the objects of a YAML file.
-func (d *demo) applyFile(ctx context.Context, path string) error {
-	groups, err := restmapper.GetAPIGroupResources(d.client.Discovery())
-	if err != nil {
-		return err
-	}
-	mapper := restmapper.NewDiscoveryRESTMapper(groups)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	for docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data))); ; {
-		doc, err := docs.Read()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		object := map[string]any{}
-		if err := yaml.Unmarshal(doc, &object); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		kind := (&unstructured.Unstructured{Object: object}).GroupVersionKind()
-		mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
-		if meta.IsNoMatchError(err) {
-			return fmt.Errorf("%s: the API server does not know %s", path, kind)
-		}
-		if err != nil {
-			return err
-		}
-		if err := apply(ctx, d.dynamic, mapping.Resource, object); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-	}
-}
-
-func apply(ctx context.Context, client dynamic.Interface, resource schema.GroupVersionResource, object map[string]any) error {
-	u := &unstructured.Unstructured{Object: object}
-	unstructured.RemoveNestedField(object, "metadata", "creationTimestamp")
-	var target dynamic.ResourceInterface = client.Resource(resource)
-	if namespace := u.GetNamespace(); namespace != "" {
-		target = client.Resource(resource).Namespace(namespace)
-	}
-	_, err := target.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: "gpupack-demo", Force: true})
-	return err
 }
 
 // indented writes lines below a step's first.

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -170,8 +171,9 @@ func createGang(ctx context.Context, client dynamic.Interface, namespace string)
 	if err != nil {
 		return err
 	}
-	delete(object, "status")
-	return apply(ctx, client, pgv1alpha1.SchemeGroupVersion.WithResource("podgroups"), object)
+	_, err = client.Resource(pgv1alpha1.SchemeGroupVersion.WithResource("podgroups")).Namespace(namespace).
+		Create(ctx, &unstructured.Unstructured{Object: object}, metav1.CreateOptions{})
+	return err
 }
 
 func (p *pool) createChat(ctx context.Context, client kubernetes.Interface, replicas int32) error {
