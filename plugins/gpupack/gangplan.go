@@ -46,6 +46,10 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 	if !ok {
 		return fwk.AsStatus(fmt.Errorf("the scheduler's handle is a %T, which cannot run the filters that a gang needs", p.handle))
 	}
+	// An earlier attempt may have left members nominated. The filters would count those beside the places of this plan.
+	for _, pod := range g.pending {
+		p.handle.DeleteNominatedPodIfExists(pod)
+	}
 	start := p.clock.Now()
 	constraints, err := newGangConstraints(ctx, fw, infos, g.pending)
 	if err != nil {
@@ -86,6 +90,16 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 		"duration", p.clock.Since(start).Round(time.Microsecond))
 	p.activate(ctx, g.name)
 	return nil
+}
+
+// forgetNominations drops nominations of a gang's members to a node, which the queue makes anew from their status. What they
+// are to have there is in the ledger; counted twice, it could keep a member from the place that the plan holds for it.
+func (p *Plugin) forgetNominations(gang types.NamespacedName, node string) {
+	for _, info := range p.handle.NominatedPodsForNode(node) {
+		if pod := info.GetPod(); groupOf(pod) == gang {
+			p.handle.DeleteNominatedPodIfExists(pod)
+		}
+	}
 }
 
 // fingerprint names the state of the world from which a plan follows.

@@ -37,6 +37,7 @@ func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev
 			return nil, status
 		}
 		c.planned = e
+		p.forgetNominations(name, e.node)
 		state.Write(cycleKey, c)
 		return &fwk.PreFilterResult{NodeNames: sets.New(e.node)}, nil
 	}
