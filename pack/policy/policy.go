@@ -14,7 +14,14 @@ import (
 
 // builders make each policy by its name.
 var builders = map[string]func(*pack.Distribution) pack.Policy{
-	"fgd": func(d *pack.Distribution) pack.Policy { return NewFGD(d) },
+	"best-fit":        func(*pack.Distribution) pack.Policy { return BestFit{} },
+	"dot-product":     func(*pack.Distribution) pack.Policy { return DotProduct{} },
+	"fgd":             func(d *pack.Distribution) pack.Policy { return NewFGD(d) },
+	"gpu-clustering":  func(*pack.Distribution) pack.Policy { return GPUClustering{} },
+	"gpu-packing":     func(*pack.Distribution) pack.Policy { return GPUPacking{} },
+	"least-allocated": func(*pack.Distribution) pack.Policy { return LeastAllocated{} },
+	"most-allocated":  func(*pack.Distribution) pack.Policy { return MostAllocated{} },
+	"random":          func(*pack.Distribution) pack.Policy { return &Random{} },
 }
 
 // Names lists the policies that New makes, sorted.

@@ -1,0 +1,413 @@
+// Copyright The gpupack Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	"github.com/gpupack/gpupack/pack"
+	"github.com/gpupack/gpupack/pack/policy"
+)
+
+// state is what decides which tasks a node can take and how a policy rates them.
+type state struct {
+	shape pack.Shape
+	total pack.Total
+	kinds pack.Kinds
+}
+
+// cluster counts nodes by state.
+type cluster struct {
+	policy pack.Policy
+	dist   *pack.Distribution
+	// byKind is true where the policy looks at Candidate.Kinds, so that states differ by them.
+	byKind bool
+	// random is true where the scores mean nothing, and a node is drawn instead.
+	random   bool
+	rng      *rand.Rand
+	feasible []int64
+	// version of the distribution by which the heaps are sorted.
+	version uint64
+	// milli is the capacity of all GPUs.
+	milli int64
+
+	states []state
+	// nodes in each state, by their place in the order of names, by which ties are broken.
+	nodes []ranks
+	ids   map[state]int32
+	// born lists states in the order in which they came to have nodes.
+	born    []int32
+	classes []class
+}
+
+// class is a kind of task, and what it knows of the states.
+type class struct {
+	request pack.Request
+	// seen is how many of cluster.born have been looked at.
+	seen int
+	// queued is true for the states in the heap, by their number.
+	queued []bool
+	heap   []offer
+}
+
+// offer is the best way to put a task of a class on a node in a state.
+type offer struct {
+	score float64
+	state int32
+	// rank of the node; set where the policy draws at random.
+	rank int32
+	// gpu is the position in the shape's Milli of the GPU that a share takes.
+	gpu int8
+}
+
+func newCluster(nodes []Node, p pack.Policy, d *pack.Distribution, seed uint64) *cluster {
+	c := &cluster{policy: p, dist: d, ids: map[state]int32{}, version: d.Classes().Version}
+	if k, ok := p.(policy.KindAware); ok {
+		c.byKind = k.KindAware()
+	}
+	_, c.random = p.(*policy.Random)
+	c.rng = rand.New(rand.NewPCG(seed, 0x72616e64))
+	order := make([]int, len(nodes))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(nodes[a].Name, nodes[b].Name) })
+	for rank, i := range order {
+		n := &nodes[i]
+		s := state{
+			shape: pack.Shape{CPUMilli: n.CPUMilli, MemoryMiB: n.MemoryMiB, Len: n.GPUs},
+			total: pack.Total{CPUMilli: n.CPUMilli, MemoryMiB: n.MemoryMiB, GPUs: n.GPUs},
+		}
+		if n.GPUs > 0 {
+			s.shape.Model = n.Model
+		}
+		for g := range n.GPUs {
+			s.shape.Milli[g] = pack.WholeMilli
+		}
+		c.add(&s, int32(rank))
+		c.milli += int64(n.GPUs) * pack.WholeMilli
+	}
+	return c
+}
+
+// classify returns the class of each task.
+func (c *cluster) classify(tasks []Task) []int32 {
+	type key struct {
+		cpu, memory, milli int64
+		gpus               int
+		models             string
+	}
+	known := map[key]int32{}
+	out := make([]int32, len(tasks))
+	for i := range tasks {
+		r := &tasks[i].Request
+		k := key{r.CPUMilli, r.MemoryMiB, r.Milli, r.GPUs, join(r.Models)}
+		id, ok := known[k]
+		if !ok {
+			id = int32(len(c.classes))
+			known[k] = id
+			c.classes = append(c.classes, class{request: *r})
+		}
+		out[i] = id
+	}
+	return out
+}
+
+func join(models []string) string {
+	out := ""
+	for _, m := range models {
+		out += m + "|"
+	}
+	return out
+}
+
+// add puts a node into a state.
+func (c *cluster) add(s *state, rank int32) {
+	id, ok := c.ids[*s]
+	if !ok {
+		id = int32(len(c.states))
+		c.ids[*s] = id
+		c.states = append(c.states, *s)
+		c.nodes = append(c.nodes, nil)
+	}
+	if c.nodes[id].push(rank); len(c.nodes[id]) == 1 {
+		c.born = append(c.born, id)
+	}
+}
+
+// place puts a task of the class where the policy likes it best, and says whether there was a place.
+func (c *cluster) place(id int32) bool {
+	cl := &c.classes[id]
+	var o offer
+	var ok bool
+	if c.random {
+		o, ok = c.draw(&cl.request)
+	} else {
+		if v := c.dist.Classes().Version; v != c.version {
+			c.version = v
+			c.forget()
+		}
+		o, ok = c.best(id)
+	}
+	if !ok {
+		return false
+	}
+	next := c.states[o.state]
+	after(&next.shape, &cl.request, int(o.gpu))
+	if c.byKind {
+		next.kinds |= pack.KindOf(&cl.request)
+	}
+	rank := o.rank
+	if !c.random {
+		rank = c.nodes[o.state][0]
+	}
+	c.nodes[o.state].remove(rank)
+	c.add(&next, rank)
+	return true
+}
+
+// forget drops all scores.
+func (c *cluster) forget() {
+	c.born = c.born[:0]
+	for id, n := range c.nodes {
+		if len(n) > 0 {
+			c.born = append(c.born, int32(id))
+		}
+	}
+	for i := range c.classes {
+		cl := &c.classes[i]
+		cl.seen, cl.heap = 0, cl.heap[:0]
+		clear(cl.queued)
+	}
+}
+
+func (c *cluster) best(id int32) (offer, bool) {
+	cl := &c.classes[id]
+	if n := len(c.states) - len(cl.queued); n > 0 {
+		cl.queued = append(cl.queued, make([]bool, n)...)
+	}
+	for ; cl.seen < len(c.born); cl.seen++ {
+		at := c.born[cl.seen]
+		if cl.queued[at] || len(c.nodes[at]) == 0 {
+			continue
+		}
+		if o, ok := c.rate(&cl.request, at); ok {
+			cl.push(o)
+			cl.queued[at] = true
+		}
+	}
+	for len(cl.heap) > 0 {
+		top := cl.heap[0]
+		if len(c.nodes[top.state]) > 0 {
+			return c.tied(cl, 0, top), true
+		}
+		cl.queued[top.state] = false
+		cl.pop()
+	}
+	return offer{}, false
+}
+
+// tied returns, of the offers from i on that are as good as the heap's top, and best, the one whose node has the first name.
+// In a heap, equals of the top hang together.
+func (c *cluster) tied(cl *class, i int, best offer) offer {
+	if i >= len(cl.heap) || cl.heap[i].score != best.score {
+		return best
+	}
+	if ranks := c.nodes[cl.heap[i].state]; len(ranks) > 0 && ranks[0] < c.nodes[best.state][0] {
+		best = cl.heap[i]
+	}
+	return c.tied(cl, 2*i+2, c.tied(cl, 2*i+1, best))
+}
+
+// fits says whether a node of the shape can take the request.
+func fits(s *pack.Shape, r *pack.Request) bool {
+	if r.CPUMilli > s.CPUMilli || r.MemoryMiB > s.MemoryMiB {
+		return false
+	}
+	switch {
+	case r.GPUs > 0:
+		return r.GPUs <= s.Len && s.Milli[r.GPUs-1] == pack.WholeMilli && r.Accepts(s.Model)
+	case r.Milli > 0:
+		return s.Len > 0 && int64(s.Milli[0]) >= r.Milli && r.Accepts(s.Model)
+	default:
+		return true
+	}
+}
+
+// rate finds the best way to put the request on a node in the state.
+func (c *cluster) rate(r *pack.Request, at int32) (offer, bool) {
+	s := &c.states[at]
+	if !fits(&s.shape, r) {
+		return offer{}, false
+	}
+	best := offer{score: math.Inf(-1), state: at}
+	cand := pack.Candidate{Request: r, Before: &s.shape, Total: &s.total, Kinds: s.kinds, Milli: pack.WholeMilli}
+	if !r.IsShare() {
+		if r.GPUs == 0 {
+			cand.Milli = 0
+		}
+		next := s.shape
+		after(&next, r, 0)
+		cand.After = &next
+		best.score = c.policy.Score(&cand)
+		return best, true
+	}
+	cand.Milli = r.Milli
+	// From the fullest GPU to the emptiest: the first of equals is the one of which least is left.
+	for g := s.shape.Len - 1; g >= 0; g-- {
+		if int64(s.shape.Milli[g]) < r.Milli || g+1 < s.shape.Len && s.shape.Milli[g] == s.shape.Milli[g+1] {
+			continue
+		}
+		next := s.shape
+		after(&next, r, g)
+		cand.After = &next
+		if score := c.policy.Score(&cand); score > best.score {
+			best.score, best.gpu = score, int8(g)
+		}
+	}
+	return best, true
+}
+
+// after takes the request from the shape; a share from its GPU g.
+func after(s *pack.Shape, r *pack.Request, g int) {
+	s.CPUMilli -= r.CPUMilli
+	s.MemoryMiB -= r.MemoryMiB
+	switch {
+	case r.GPUs > 0:
+		// The whole GPUs are in front.
+		copy(s.Milli[:s.Len], s.Milli[r.GPUs:s.Len])
+		clear(s.Milli[s.Len-r.GPUs : s.Len])
+	case r.Milli > 0:
+		s.Milli[g] -= int16(r.Milli)
+		for ; g+1 < s.Len && s.Milli[g] < s.Milli[g+1]; g++ {
+			s.Milli[g], s.Milli[g+1] = s.Milli[g+1], s.Milli[g]
+		}
+	}
+}
+
+func (o *offer) before(p *offer) bool {
+	return o.score > p.score
+}
+
+func (cl *class) push(o offer) {
+	h := append(cl.heap, o)
+	i := len(h) - 1
+	for i > 0 {
+		up := (i - 1) / 2
+		if !h[i].before(&h[up]) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+	cl.heap = h
+}
+
+func (cl *class) pop() {
+	h := cl.heap
+	last := len(h) - 1
+	h[0] = h[last]
+	h = h[:last]
+	for i := 0; ; {
+		down := 2*i + 1
+		if down >= last {
+			break
+		}
+		if down+1 < last && h[down+1].before(&h[down]) {
+			down++
+		}
+		if !h[down].before(&h[i]) {
+			break
+		}
+		h[i], h[down] = h[down], h[i]
+		i = down
+	}
+	cl.heap = h
+}
+
+// draw picks a node at random, each feasible one with the same chance, and for a share one of its feasible GPUs.
+func (c *cluster) draw(r *pack.Request) (offer, bool) {
+	var o offer
+	feasible := 0
+	c.feasible = c.feasible[:0]
+	for at, ranks := range c.nodes {
+		if len(ranks) > 0 && fits(&c.states[at].shape, r) {
+			for _, rank := range ranks {
+				c.feasible = append(c.feasible, int64(rank)<<32|int64(at))
+			}
+		}
+	}
+	if feasible = len(c.feasible); feasible == 0 {
+		return o, false
+	}
+	slices.Sort(c.feasible)
+	drawn := c.feasible[c.rng.IntN(feasible)]
+	o.state, o.rank = int32(drawn), int32(drawn>>32)
+	if r.IsShare() {
+		s := &c.states[o.state].shape
+		n := 0
+		for n < s.Len && int64(s.Milli[n]) >= r.Milli {
+			n++
+		}
+		o.gpu = int8(c.rng.IntN(n))
+	}
+	return o, true
+}
+
+// ranks is a heap of nodes, the first by name on top.
+type ranks []int32
+
+func (h *ranks) push(rank int32) {
+	*h = append(*h, rank)
+	for i := len(*h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if (*h)[i] >= (*h)[up] {
+			break
+		}
+		(*h)[i], (*h)[up] = (*h)[up], (*h)[i]
+		i = up
+	}
+}
+
+// remove takes out one node, which is on top but for random draws.
+func (h *ranks) remove(rank int32) {
+	i := 0
+	if (*h)[0] != rank {
+		i = slices.Index(*h, rank)
+	}
+	last := len(*h) - 1
+	(*h)[i] = (*h)[last]
+	*h = (*h)[:last]
+	if i != 0 {
+		heapify(*h)
+		return
+	}
+	down(*h, 0)
+}
+
+func heapify(h ranks) {
+	for i := len(h)/2 - 1; i >= 0; i-- {
+		down(h, i)
+	}
+}
+
+func down(h ranks, i int) {
+	for {
+		child := 2*i + 1
+		if child >= len(h) {
+			return
+		}
+		if child+1 < len(h) && h[child+1] < h[child] {
+			child++
+		}
+		if h[i] <= h[child] {
+			return
+		}
+		h[i], h[child] = h[child], h[i]
+		i = child
+	}
+}
