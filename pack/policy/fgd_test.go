@@ -17,7 +17,7 @@ import (
 )
 
 func TestNew(t *testing.T) {
-	assert.Equal(t, []string{"best-fit", "dot-product", "fgd", "gpu-clustering", "gpu-packing", "least-allocated",
+	assert.Equal(t, []string{"best-fit", "dot-product", "fgd", "gpu-clustering", "gpu-packing", "gpupack", "least-allocated",
 		"most-allocated", "random"}, Names())
 	for _, name := range Names() {
 		assert.True(t, Exists(name))

@@ -18,6 +18,7 @@ var builders = map[string]func(*pack.Distribution) pack.Policy{
 	"dot-product":     func(*pack.Distribution) pack.Policy { return DotProduct{} },
 	"fgd":             func(d *pack.Distribution) pack.Policy { return NewFGD(d) },
 	"gpu-clustering":  func(*pack.Distribution) pack.Policy { return GPUClustering{} },
+	"gpupack":         func(d *pack.Distribution) pack.Policy { return NewGPUPack(d) },
 	"gpu-packing":     func(*pack.Distribution) pack.Policy { return GPUPacking{} },
 	"least-allocated": func(*pack.Distribution) pack.Policy { return LeastAllocated{} },
 	"most-allocated":  func(*pack.Distribution) pack.Policy { return MostAllocated{} },
@@ -31,6 +32,14 @@ func Names() []string { return slices.Sorted(maps.Keys(builders)) }
 func Exists(name string) bool {
 	_, ok := builders[name]
 	return ok
+}
+
+// Simulated is New for comparisons: "fgd" is what the artifact of the FGD paper computes.
+func Simulated(name string, d *pack.Distribution) (pack.Policy, error) {
+	if name == "fgd" {
+		return NewFGDArtifact(d), nil
+	}
+	return New(name, d)
 }
 
 // New makes the policy of that name for a distribution of workload classes.

@@ -78,7 +78,7 @@ func Run(ctx context.Context, in Input, o Options) (Result, error) {
 		return Result{}, err
 	}
 	d := distribution(in.Tasks, o.Distribution)
-	p, err := policy.New(o.Policy, d)
+	p, err := policy.Simulated(o.Policy, d)
 	if err != nil {
 		return Result{}, err
 	}
@@ -88,6 +88,15 @@ func Run(ctx context.Context, in Input, o Options) (Result, error) {
 func run(ctx context.Context, in *Input, o *Options, d *pack.Distribution, p pack.Policy) (Result, error) {
 	start := time.Now()
 	c := newCluster(in.Nodes, p, d, o.Seed)
+	if aware, ok := p.(policy.SupplyAware); ok {
+		supply := policy.Supply{}
+		for i := range in.Nodes {
+			if n := &in.Nodes[i]; n.GPUs > 0 {
+				supply[n.Model] += n.GPUs
+			}
+		}
+		aware.SetSupply(supply)
+	}
 	arrivals := Arrivals(in.Tasks, c.milli, o.Load, o.Seed)
 	kinds := c.classify(in.Tasks)
 	res := Result{Seed: o.Seed, Tasks: len(arrivals)}
