@@ -17,11 +17,14 @@ import (
 // GPU-Sharing Workloads with Fragmentation Gradient Descent", USENIX ATC '23, section 3.
 type FGD struct {
 	distribution *pack.Distribution
+	fragment     func(*pack.Shape, []pack.Class) float64
 	memo         memo
 }
 
 // NewFGD returns the policy for a distribution of workload classes.
-func NewFGD(d *pack.Distribution) *FGD { return &FGD{distribution: d} }
+func NewFGD(d *pack.Distribution) *FGD {
+	return &FGD{distribution: d, fragment: expectedFragment}
+}
 
 // Name implements pack.Policy.
 func (f *FGD) Name() string { return "fgd" }
@@ -29,7 +32,7 @@ func (f *FGD) Name() string { return "fgd" }
 // Score is the expected fragment before less the one after, in milli-GPU.
 func (f *FGD) Score(c *pack.Candidate) float64 {
 	classes := f.distribution.Classes()
-	return f.memo.get(c.Before, classes, expectedFragment) - f.memo.get(c.After, classes, expectedFragment)
+	return f.memo.get(c.Before, classes, f.fragment) - f.memo.get(c.After, classes, f.fragment)
 }
 
 // expectedFragment is the mean of fragment over the classes, in milli-GPU.

@@ -13,24 +13,19 @@ import (
 // rounded down to a whole number of 0 to 100, so that placements which differ by less than some 40 milli-GPU are equal, and
 // host memory does not count. The ties that this makes are broken by name, which keeps idle nodes idle; without the
 // rounding, FGD allocates about half a point less on the openb trace.
-type FGDArtifact struct {
-	distribution *pack.Distribution
-	memo         memo
-}
+type FGDArtifact struct{ FGD }
 
 // NewFGDArtifact returns the policy for a distribution of workload classes.
-func NewFGDArtifact(d *pack.Distribution) *FGDArtifact { return &FGDArtifact{distribution: d} }
-
-// Name implements pack.Policy.
-func (f *FGDArtifact) Name() string { return "fgd" }
+func NewFGDArtifact(d *pack.Distribution) *FGDArtifact {
+	return &FGDArtifact{FGD{distribution: d, fragment: artifactFragment}}
+}
 
 // Score is a whole number of 0 to 100; 50 where the expected fragment stays as it is.
 func (f *FGDArtifact) Score(c *pack.Candidate) float64 {
-	classes := f.distribution.Classes()
-	less := f.memo.get(c.Before, classes, artifactFragment) - f.memo.get(c.After, classes, artifactFragment)
-	return math.Floor(100 / (1 + math.Exp(-less/pack.WholeMilli)))
+	return math.Floor(100 / (1 + math.Exp(-f.FGD.Score(c)/pack.WholeMilli)))
 }
 
+// artifactFragment is expectedFragment on a node that never lacks host memory.
 func artifactFragment(s *pack.Shape, classes []pack.Class) float64 {
 	roomy := *s
 	roomy.MemoryMiB = math.MaxInt64

@@ -15,8 +15,8 @@ func (MostAllocated) Name() string { return "most-allocated" }
 // Score is 0 to 100: the mean part of the node that would be allocated, in percent, rounded as kube-scheduler rounds it.
 func (MostAllocated) Score(c *pack.Candidate) float64 { return allocated(c, false) }
 
-// allocated is the mean part of the node's resources that would be allocated, or with inverse that would be left, in percent. A request without
-// GPUs is not scored by them, as in kube-scheduler.
+// allocated is the mean part of the node's resources that would be allocated, or with inverse that would be left, in percent.
+// A request without GPUs is not scored by them, as in kube-scheduler.
 func allocated(c *pack.Candidate, inverse bool) float64 {
 	if c.Total == nil {
 		return 0

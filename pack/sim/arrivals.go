@@ -37,23 +37,40 @@ func Arrivals(tasks []Task, milli int64, load float64, seed uint64) []int {
 	return order
 }
 
+// classify returns the class of each task, as a position in the requests, of which all differ.
+func classify(tasks []Task) (kinds []int32, requests []pack.Request) {
+	type key struct {
+		cpu, memory, milli, mib int64
+		gpus, utilization       int
+		models                  string
+	}
+	known := map[key]int32{}
+	kinds = make([]int32, len(tasks))
+	for i := range tasks {
+		r := &tasks[i].Request
+		k := key{r.CPUMilli, r.MemoryMiB, r.Milli, r.MiB, r.GPUs, r.MaxUtilization, strings.Join(r.Models, "|")}
+		id, ok := known[k]
+		if !ok {
+			id = int32(len(requests))
+			known[k] = id
+			requests = append(requests, *r)
+		}
+		kinds[i] = id
+	}
+	return kinds, requests
+}
+
 // distribution is what the policy knows of the tasks.
-func distribution(tasks []Task, kind string) *pack.Distribution {
+func distribution(kinds []int32, requests []pack.Request, kind string) *pack.Distribution {
 	if kind == DistributionOnline {
 		return pack.NewDistribution(pack.DefaultClasses())
 	}
-	at := map[string]int{}
-	var classes []pack.Class
-	for i := range tasks {
-		r := tasks[i].Request
-		key := fmt.Sprint(r)
-		n, ok := at[key]
-		if !ok {
-			n = len(classes)
-			at[key] = n
-			classes = append(classes, pack.Class{Request: r})
-		}
-		classes[n].Weight++
+	classes := make([]pack.Class, len(requests))
+	for i := range requests {
+		classes[i].Request = requests[i]
+	}
+	for _, k := range kinds {
+		classes[k].Weight++
 	}
 	slices.SortFunc(classes, func(a, b pack.Class) int {
 		return cmp.Or(cmp.Compare(b.Weight, a.Weight), strings.Compare(fmt.Sprint(a.Request), fmt.Sprint(b.Request)))

@@ -64,13 +64,16 @@ type offer struct {
 	gpu int8
 }
 
-func newCluster(nodes []Node, p pack.Policy, d *pack.Distribution, seed uint64) *cluster {
+func newCluster(nodes []Node, requests []pack.Request, p pack.Policy, d *pack.Distribution, seed uint64) *cluster {
 	c := &cluster{policy: p, dist: d, ids: map[state]int32{}, version: d.Classes().Version}
 	if k, ok := p.(policy.KindAware); ok {
 		c.byKind = k.KindAware()
 	}
 	_, c.random = p.(*policy.Random)
 	c.rng = rand.New(rand.NewPCG(seed, 0x72616e64))
+	for i := range requests {
+		c.classes = append(c.classes, class{request: requests[i]})
+	}
 	order := make([]int, len(nodes))
 	for i := range order {
 		order[i] = i
@@ -92,37 +95,6 @@ func newCluster(nodes []Node, p pack.Policy, d *pack.Distribution, seed uint64) 
 		c.milli += int64(n.GPUs) * pack.WholeMilli
 	}
 	return c
-}
-
-// classify returns the class of each task.
-func (c *cluster) classify(tasks []Task) []int32 {
-	type key struct {
-		cpu, memory, milli int64
-		gpus               int
-		models             string
-	}
-	known := map[key]int32{}
-	out := make([]int32, len(tasks))
-	for i := range tasks {
-		r := &tasks[i].Request
-		k := key{r.CPUMilli, r.MemoryMiB, r.Milli, r.GPUs, join(r.Models)}
-		id, ok := known[k]
-		if !ok {
-			id = int32(len(c.classes))
-			known[k] = id
-			c.classes = append(c.classes, class{request: *r})
-		}
-		out[i] = id
-	}
-	return out
-}
-
-func join(models []string) string {
-	out := ""
-	for _, m := range models {
-		out += m + "|"
-	}
-	return out
 }
 
 // add puts a node into a state.
@@ -289,50 +261,15 @@ func after(s *pack.Shape, r *pack.Request, g int) {
 	}
 }
 
-func (o *offer) before(p *offer) bool {
-	return o.score > p.score
-}
+func better(a, b offer) bool { return a.score > b.score }
 
-func (cl *class) push(o offer) {
-	h := append(cl.heap, o)
-	i := len(h) - 1
-	for i > 0 {
-		up := (i - 1) / 2
-		if !h[i].before(&h[up]) {
-			break
-		}
-		h[i], h[up] = h[up], h[i]
-		i = up
-	}
-	cl.heap = h
-}
+func (cl *class) push(o offer) { cl.heap = heapPush(cl.heap, o, better) }
 
-func (cl *class) pop() {
-	h := cl.heap
-	last := len(h) - 1
-	h[0] = h[last]
-	h = h[:last]
-	for i := 0; ; {
-		down := 2*i + 1
-		if down >= last {
-			break
-		}
-		if down+1 < last && h[down+1].before(&h[down]) {
-			down++
-		}
-		if !h[down].before(&h[i]) {
-			break
-		}
-		h[i], h[down] = h[down], h[i]
-		i = down
-	}
-	cl.heap = h
-}
+func (cl *class) pop() { cl.heap = heapRemove(cl.heap, 0, better) }
 
 // draw picks a node at random, each feasible one with the same chance, and for a share one of its feasible GPUs.
 func (c *cluster) draw(r *pack.Request) (offer, bool) {
 	var o offer
-	feasible := 0
 	c.feasible = c.feasible[:0]
 	for at, ranks := range c.nodes {
 		if len(ranks) > 0 && fits(&c.states[at].shape, r) {
@@ -341,11 +278,11 @@ func (c *cluster) draw(r *pack.Request) (offer, bool) {
 			}
 		}
 	}
-	if feasible = len(c.feasible); feasible == 0 {
+	if len(c.feasible) == 0 {
 		return o, false
 	}
 	slices.Sort(c.feasible)
-	drawn := c.feasible[c.rng.IntN(feasible)]
+	drawn := c.feasible[c.rng.IntN(len(c.feasible))]
 	o.state, o.rank = int32(drawn), int32(drawn>>32)
 	if r.IsShare() {
 		s := &c.states[o.state].shape
@@ -361,17 +298,9 @@ func (c *cluster) draw(r *pack.Request) (offer, bool) {
 // ranks is a heap of nodes, the first by name on top.
 type ranks []int32
 
-func (h *ranks) push(rank int32) {
-	*h = append(*h, rank)
-	for i := len(*h) - 1; i > 0; {
-		up := (i - 1) / 2
-		if (*h)[i] >= (*h)[up] {
-			break
-		}
-		(*h)[i], (*h)[up] = (*h)[up], (*h)[i]
-		i = up
-	}
-}
+func first(a, b int32) bool { return a < b }
+
+func (h *ranks) push(rank int32) { *h = heapPush(*h, rank, first) }
 
 // remove takes out one node, which is on top but for random draws.
 func (h *ranks) remove(rank int32) {
@@ -379,35 +308,5 @@ func (h *ranks) remove(rank int32) {
 	if (*h)[0] != rank {
 		i = slices.Index(*h, rank)
 	}
-	last := len(*h) - 1
-	(*h)[i] = (*h)[last]
-	*h = (*h)[:last]
-	if i != 0 {
-		heapify(*h)
-		return
-	}
-	down(*h, 0)
-}
-
-func heapify(h ranks) {
-	for i := len(h)/2 - 1; i >= 0; i-- {
-		down(h, i)
-	}
-}
-
-func down(h ranks, i int) {
-	for {
-		child := 2*i + 1
-		if child >= len(h) {
-			return
-		}
-		if child+1 < len(h) && h[child+1] < h[child] {
-			child++
-		}
-		if h[i] <= h[child] {
-			return
-		}
-		h[i], h[child] = h[child], h[i]
-		i = child
-	}
+	*h = heapRemove(*h, i, first)
 }

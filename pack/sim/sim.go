@@ -51,7 +51,7 @@ const (
 type Options struct {
 	// Policy is one of policy.Names().
 	Policy string
-	// Seed decides the order of arrivals, which tasks arrive more than once, and which of equally good placements is taken.
+	// Seed decides the order of arrivals, which tasks arrive more than once, and what the policy random draws.
 	Seed uint64
 	// Load is the sum of GPUs that the arrivals ask for, as a multiple of the cluster's. 1.3 is usual.
 	Load float64
@@ -77,17 +77,19 @@ func Run(ctx context.Context, in Input, o Options) (Result, error) {
 	if err := validate(&in, &o); err != nil {
 		return Result{}, err
 	}
-	d := distribution(in.Tasks, o.Distribution)
+	kinds, requests := classify(in.Tasks)
+	d := distribution(kinds, requests, o.Distribution)
 	p, err := policy.Simulated(o.Policy, d)
 	if err != nil {
 		return Result{}, err
 	}
-	return run(ctx, &in, &o, d, p)
+	return run(ctx, &in, &o, kinds, requests, d, p)
 }
 
-func run(ctx context.Context, in *Input, o *Options, d *pack.Distribution, p pack.Policy) (Result, error) {
+// run replays tasks of which kinds names each one's class, a position in requests.
+func run(ctx context.Context, in *Input, o *Options, kinds []int32, requests []pack.Request, d *pack.Distribution, p pack.Policy) (Result, error) {
 	start := time.Now()
-	c := newCluster(in.Nodes, p, d, o.Seed)
+	c := newCluster(in.Nodes, requests, p, d, o.Seed)
 	if aware, ok := p.(policy.SupplyAware); ok {
 		supply := policy.Supply{}
 		for i := range in.Nodes {
@@ -98,7 +100,6 @@ func run(ctx context.Context, in *Input, o *Options, d *pack.Distribution, p pac
 		aware.SetSupply(supply)
 	}
 	arrivals := Arrivals(in.Tasks, c.milli, o.Load, o.Seed)
-	kinds := c.classify(in.Tasks)
 	res := Result{Seed: o.Seed, Tasks: len(arrivals)}
 	var arrived, allocated int64
 	percent := func() float64 { return 100 * float64(allocated) / float64(c.milli) }

@@ -146,11 +146,11 @@ func TestPlace(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.SampledFrom(policy.Names()).Draw(t, "policy")
 		in := Input{Nodes: nodes(rapid.IntRange(1, 12).Draw(t, "nodes")), Tasks: tasks()}
-		d := distribution(in.Tasks, DistributionTrace)
+		kinds, requests := classify(in.Tasks)
+		d := distribution(kinds, requests, DistributionTrace)
 		p, err := policy.Simulated(name, d)
 		require.NoError(t, err)
-		c := newCluster(in.Nodes, p, d, 1)
-		kinds := c.classify(in.Tasks)
+		c := newCluster(in.Nodes, requests, p, d, 1)
 		var asks int64
 		for _, at := range rapid.SliceOfN(rapid.IntRange(0, len(in.Tasks)-1), 1, 120).Draw(t, "arrivals") {
 			r := &in.Tasks[at].Request

@@ -41,6 +41,30 @@ func (cp *ControlPlane) Apply(ctx context.Context, paths ...string) error {
 }
 
 func applyFile(ctx context.Context, client dynamic.Interface, mapper meta.RESTMapper, path string) error {
+	return eachDocument(path, func(doc []byte) error {
+		object := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal(doc, &object.Object); err != nil {
+			return err
+		}
+		if len(object.Object) == 0 {
+			return nil // a document of comments only
+		}
+		kind := object.GroupVersionKind()
+		mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
+		if meta.IsNoMatchError(err) {
+			return fmt.Errorf("the API server does not know %s", kind)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = client.Resource(mapping.Resource).Namespace(object.GetNamespace()).Apply(ctx, object.GetName(), object,
+			metav1.ApplyOptions{FieldManager: "gpupack-embedded", Force: true})
+		return err
+	})
+}
+
+// eachDocument calls do for each document of a YAML file, until one fails.
+func eachDocument(path string, do func(doc []byte) error) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -53,23 +77,7 @@ func applyFile(ctx context.Context, client dynamic.Interface, mapper meta.RESTMa
 		if err != nil {
 			return err
 		}
-		object := &unstructured.Unstructured{}
-		if err := yaml.Unmarshal(doc, &object.Object); err != nil {
-			return err
-		}
-		if len(object.Object) == 0 {
-			continue // a document of comments only
-		}
-		kind := object.GroupVersionKind()
-		mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version)
-		if meta.IsNoMatchError(err) {
-			return fmt.Errorf("the API server does not know %s", kind)
-		}
-		if err != nil {
-			return err
-		}
-		if _, err := client.Resource(mapping.Resource).Namespace(object.GetNamespace()).Apply(ctx, object.GetName(), object,
-			metav1.ApplyOptions{FieldManager: "gpupack-embedded", Force: true}); err != nil {
+		if err := do(doc); err != nil {
 			return err
 		}
 	}

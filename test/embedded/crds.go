@@ -4,13 +4,9 @@
 package embedded
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -19,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
@@ -84,29 +79,23 @@ func waitServed(ctx context.Context, client dynamic.Interface, crd *apiextension
 }
 
 func readCRDs(path string) ([]*apiextensionsv1.CustomResourceDefinition, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
 	var crds []*apiextensionsv1.CustomResourceDefinition
-	for docs := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data))); ; {
-		doc, err := docs.Read()
-		if errors.Is(err, io.EOF) {
-			return crds, nil
-		}
-		if err != nil {
-			return nil, err
-		}
+	err := eachDocument(path, func(doc []byte) error {
 		crd := &apiextensionsv1.CustomResourceDefinition{}
 		if err := yaml.UnmarshalStrict(doc, crd); err != nil {
-			return nil, err
+			return err
 		}
 		switch crd.Kind {
 		case "CustomResourceDefinition":
 			crds = append(crds, crd)
 		case "": // a document of comments only
 		default:
-			return nil, fmt.Errorf("%s %q is not a CustomResourceDefinition", crd.Kind, crd.Name)
+			return fmt.Errorf("%s %q is not a CustomResourceDefinition", crd.Kind, crd.Name)
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
+	return crds, nil
 }
