@@ -20,8 +20,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/gpupack/gpupack/agent/fleet"
+	"github.com/gpupack/gpupack/kubectl-plugin/trace"
 	"github.com/gpupack/gpupack/test/embedded"
-	"github.com/gpupack/gpupack/test/openb"
 )
 
 // demo is a run of the demo and what it started.
@@ -53,11 +53,11 @@ func (d *demo) run(ctx context.Context) error {
 	}
 	d.chatGPUs = map[*pool]map[int32]int{}
 
-	nodes, err := openb.ReadNodes("test/fixtures/openb/nodes.csv")
+	nodes, err := trace.ReadNodes("test/fixtures/openb/nodes.csv")
 	if err != nil {
 		return err
 	}
-	tasks, err := openb.ReadTasks("test/fixtures/openb/tasks.csv")
+	tasks, err := trace.ReadTasks("test/fixtures/openb/tasks.csv")
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (d *demo) run(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) startCluster(ctx context.Context, nodes []openb.Node) error {
+func (d *demo) startCluster(ctx context.Context, nodes []trace.Node) error {
 	err := step("build the control plane's programs, which takes some minutes the first time", func() (string, error) {
 		_, err := embedded.Build(ctx, indented{os.Stdout})
 		return "", err
@@ -138,7 +138,7 @@ func (d *demo) startControlPlane(ctx context.Context) error {
 }
 
 // startFleet returns when every node is ready and has a GPUNode.
-func (d *demo) startFleet(ctx context.Context, nodes []openb.Node) (outcome string, err error) {
+func (d *demo) startFleet(ctx context.Context, nodes []trace.Node) (outcome string, err error) {
 	s, err := scenario(nodes, d.pools)
 	if err != nil {
 		return "", err
@@ -244,7 +244,7 @@ func (d *demo) startSchedulers() error {
 	return nil
 }
 
-func (d *demo) submit(ctx context.Context, tasks []openb.Task) error {
+func (d *demo) submit(ctx context.Context, tasks []trace.Task) error {
 	half := len(tasks) / 2
 	err := step(fmt.Sprintf("submit %d tasks of the trace", half), func() (string, error) {
 		err := createPods(ctx, d.client, d.pools, func(p *pool) []*corev1.Pod { return p.taskPods(tasks[:half]) })

@@ -16,8 +16,8 @@ import (
 
 	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/kubectl-plugin/trace"
 	"github.com/gpupack/gpupack/pack"
-	"github.com/gpupack/gpupack/test/openb"
 )
 
 func gpu(foreignMiB int64, tenants ...tenant) *gpuState {
@@ -73,7 +73,7 @@ func TestPromises(t *testing.T) {
 
 // TestPods has the same task ask for a share of gpupack and for a whole GPU of the default scheduler.
 func TestPods(t *testing.T) {
-	task := []openb.Task{{Name: "a", CPUMilli: 1500, MemoryMiB: 10, GPUs: 1, GPUMilli: 460, Models: []string{"P100", "T4"}}}
+	task := []trace.Task{{Name: "a", CPUMilli: 1500, MemoryMiB: 10, GPUs: 1, GPUMilli: 460, Models: []string{"P100", "T4"}}}
 
 	pod := gpupackPool.taskPods(task)[0]
 	r, err := convert.Request(pod)
@@ -91,7 +91,7 @@ func TestPods(t *testing.T) {
 }
 
 func TestScenario(t *testing.T) {
-	nodes, err := openb.ReadNodes("../fixtures/openb/nodes.csv")
+	nodes, err := trace.ReadNodes("../fixtures/openb/nodes.csv")
 	require.NoError(t, err)
 	s, err := scenario(nodes, []*pool{gpupackPool, defaultPool})
 	require.NoError(t, err)
@@ -105,7 +105,7 @@ func TestScenario(t *testing.T) {
 	require.Equal(t, 2, processes, "one in each pool")
 	require.Equal(t, 2, events, "one in each pool")
 
-	_, err = scenario([]openb.Node{{Name: "n", GPUs: 1, Model: "B9"}}, []*pool{gpupackPool})
+	_, err = scenario([]trace.Node{{Name: "n", GPUs: 1, Model: "B9"}}, []*pool{gpupackPool})
 	require.EqualError(t, err, `node n has GPUs of model "B9", whose memory the demo does not know`)
 }
 

@@ -7,8 +7,8 @@ import (
 	"fmt"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/kubectl-plugin/trace"
 	"github.com/gpupack/gpupack/nvml/simulated"
-	"github.com/gpupack/gpupack/test/openb"
 )
 
 const (
@@ -61,7 +61,7 @@ const (
 )
 
 // scenario gives each pool the nodes, one of which has a process outside any pod and one a sick GPU.
-func scenario(nodes []openb.Node, pools []*pool) (*simulated.Scenario, error) {
+func scenario(nodes []trace.Node, pools []*pool) (*simulated.Scenario, error) {
 	s := &simulated.Scenario{}
 	for _, p := range pools {
 		seen := map[string]int{}

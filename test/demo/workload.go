@@ -23,7 +23,7 @@ import (
 	pgv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
-	"github.com/gpupack/gpupack/test/openb"
+	"github.com/gpupack/gpupack/kubectl-plugin/trace"
 )
 
 const (
@@ -112,7 +112,7 @@ func (p *pool) pod(name, app string, cpuMilli, memoryMiB int64, need gpuNeed) *c
 }
 
 // taskPods are the pods of the trace, whose GPU shares are shares of compute and imply the same share of memory.
-func (p *pool) taskPods(tasks []openb.Task) []*corev1.Pod {
+func (p *pool) taskPods(tasks []trace.Task) []*corev1.Pod {
 	var pods []*corev1.Pod
 	for i := range tasks {
 		t := &tasks[i]
