@@ -5,8 +5,12 @@ package pack
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 )
+
+// DefaultLoadWeight is what 100 times Chooser.LoadWeight is where the operator did not choose.
+const DefaultLoadWeight = 50
 
 // Chooser picks GPUs by a policy.
 type Chooser struct {
@@ -25,27 +29,46 @@ type Choice struct {
 	Score float64
 }
 
+// Shape returns the node's canonical form as the policy sees it.
+func (c *Chooser) Shape(n *Node) Shape { return c.Limits.shape(n) }
+
+// Shapes yields the distinct shapes of nodes as the policy sees them, and how many nodes are in each, in any order.
+func (c *Chooser) Shapes(nodes iter.Seq[*Node]) iter.Seq2[*Shape, int] {
+	return func(yield func(*Shape, int) bool) {
+		count := map[Shape]int{}
+		for n := range nodes {
+			count[c.Shape(n)]++
+		}
+		for shape, n := range count {
+			if !yield(&shape, n) {
+				return
+			}
+		}
+	}
+}
+
 // Choose returns the GPUs that the request should have on the node, or why it does not fit.
 func (c *Chooser) Choose(n *Node, r *Request) (Choice, Reason) {
 	if reason := c.Limits.Fit(n, r); reason != ReasonFits {
 		return Choice{}, reason
 	}
 	before := c.Limits.shape(n)
+	candidate := Candidate{Request: r, Before: &before, Total: &n.Total, Kinds: n.Kinds()}
 	switch {
 	case r.IsShare():
-		return c.chooseShare(n, r, &before), ReasonFits
+		return c.chooseShare(n, candidate), ReasonFits
 	case r.GPUs > 0:
 		gpus := c.freeWhole(n, r)
-		milli := int64(WholeMilli)
-		return Choice{GPUs: gpus, Score: c.score(n, r, &before, gpus, milli)}, ReasonFits
+		return Choice{GPUs: gpus, Score: c.score(n, candidate, gpus, WholeMilli)}, ReasonFits
 	default:
-		return Choice{Score: c.score(n, r, &before, nil, 0)}, ReasonFits
+		return Choice{Score: c.score(n, candidate, nil, 0)}, ReasonFits
 	}
 }
 
 // chooseShare tries each GPU once per distinct state. Among equal scores it takes the GPU of which least is left, then
 // the idlest, then the lowest index.
-func (c *Chooser) chooseShare(n *Node, r *Request, before *Shape) Choice {
+func (c *Chooser) chooseShare(n *Node, candidate Candidate) Choice {
+	r := candidate.Request
 	type option struct {
 		at          int
 		left        int64
@@ -65,7 +88,7 @@ func (c *Chooser) chooseShare(n *Node, r *Request, before *Shape) Choice {
 		key := sight{c.Limits.left(g), c.Limits.leftWith(g, r), milli}
 		base, ok := scored[key]
 		if !ok {
-			base = c.score(n, r, before, []int{at}, milli)
+			base = c.score(n, candidate, []int{at}, milli)
 			scored[key] = base
 		}
 		options = append(options, option{
@@ -98,9 +121,11 @@ func (c *Chooser) freeWhole(n *Node, r *Request) []int {
 	return gpus
 }
 
-func (c *Chooser) score(n *Node, r *Request, before *Shape, gpus []int, milli int64) float64 {
-	after := c.Limits.place(before, n, r, gpus)
-	return c.Policy.Score(&Candidate{Request: r, Before: before, After: &after, Milli: milli})
+// score rates the candidate, of which After and Milli are missing, with those GPUs.
+func (c *Chooser) score(n *Node, candidate Candidate, gpus []int, milli int64) float64 {
+	after := c.Limits.place(candidate.Before, n, candidate.Request, gpus)
+	candidate.After, candidate.Milli = &after, milli
+	return c.Policy.Score(&candidate)
 }
 
 // place returns the shape of the node once the request has its part of those GPUs. s is the node's shape before.

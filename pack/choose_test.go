@@ -4,6 +4,7 @@
 package pack
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -94,8 +95,10 @@ func TestChooseWhatDoesNotFit(t *testing.T) {
 func TestChooseShowsThePolicyTheTruth(t *testing.T) {
 	n := testNode(2)
 	// Memory is half taken, compute is not: 300 milli-GPU with 10 % of the memory leave 400, not 200.
-	n.GPUs[0].Tenants = []Tenant{{ID: "a", RequestedMiB: 40960}}
+	n.GPUs[0].Tenants = []Tenant{{ID: "a", RequestedMiB: 40960, Kind: 1}}
 	n.GPUs[1].Unhealthy = "ECC"
+	n.GPUs[1].Tenants = []Tenant{{ID: "b", Milli: 1000, Kind: 1 << 1}}
+	n.Total = Total{CPUMilli: 96000, MemoryMiB: 768 << 10, GPUs: 2}
 	r := Request{CPUMilli: 1000, MemoryMiB: 1024, Milli: 300, MiB: 8192}
 	var seen Candidate
 	c := Chooser{Policy: policyFunc(func(c *Candidate) float64 {
@@ -106,6 +109,8 @@ func TestChooseShowsThePolicyTheTruth(t *testing.T) {
 	require.Equal(t, ReasonFits, reason)
 	assert.Equal(t, int64(300), seen.Milli)
 	assert.Equal(t, &r, seen.Request)
+	assert.Equal(t, &n.Total, seen.Total)
+	assert.Equal(t, Kinds(1|1<<1), seen.Kinds)
 	assert.Equal(t, Shape{Model: "A100", CPUMilli: 64000, MemoryMiB: 512 << 10, UsableMiB: 81920, Len: 2, Milli: [MaxGPUs]int16{500}}, *seen.Before)
 	assert.Equal(t, Shape{Model: "A100", CPUMilli: 63000, MemoryMiB: 511 << 10, UsableMiB: 81920, Len: 2, Milli: [MaxGPUs]int16{400}}, *seen.After)
 }
@@ -122,4 +127,17 @@ func TestChooseScoresEachStateOnce(t *testing.T) {
 	_, reason := c.Choose(n, &Request{Milli: 200})
 	require.Equal(t, ReasonFits, reason)
 	assert.Equal(t, 2, calls)
+}
+
+func TestShapes(t *testing.T) {
+	c := Chooser{Limits: limits}
+	foreign := with(testNode(2), func(n *Node) { n.GPUs[0].ForeignMiB = limits.WholeForeignMiB })
+	got := map[Shape]int{}
+	for shape, n := range c.Shapes(slices.Values([]*Node{testNode(2), testNode(1), foreign, testNode(2)})) {
+		got[*shape] += n
+	}
+	assert.Equal(t, map[Shape]int{c.Shape(testNode(2)): 3, c.Shape(testNode(1)): 1}, got, "what the policy cannot tell apart is one")
+	for range c.Shapes(slices.Values([]*Node{testNode(2), testNode(1)})) {
+		break
+	}
 }

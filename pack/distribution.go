@@ -6,7 +6,6 @@ package pack
 import (
 	"cmp"
 	"fmt"
-	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -26,7 +25,8 @@ func DefaultClasses() []Class {
 }
 
 // Distribution is the mix of workloads to come, learned from those that came: each observation makes all earlier ones
-// count a little less. It is safe for use from several goroutines.
+// count a little less. Pods of one template ask for the same and are one class; nothing is rounded, since a class that asks
+// for a little less than its pods fits on nodes on which they do not. It is safe for use from several goroutines.
 type Distribution struct {
 	// fixed is true where observations change nothing.
 	fixed bool
@@ -39,7 +39,8 @@ type Distribution struct {
 	// scale grows by 1/decay with each observation, instead of shrinking every weight.
 	scale   float64
 	weights map[string]*Class
-	since   int
+	// since the last snapshot there were that many observations, and after due there will be a new one.
+	since, due int
 
 	current atomic.Pointer[Classes]
 }
@@ -55,12 +56,14 @@ type Classes struct {
 const (
 	// halfLife is the number of observations after which one counts half.
 	halfLife = 2000
-	// refresh is the number of observations after which a new snapshot is made. Between, scores stay comparable and
-	// remembered ones stay valid.
-	refresh = 64
+	// refresh is the least number of observations after which a new snapshot is made, and one in refreshPart of those that
+	// count the usual one. Between, scores stay comparable and remembered ones stay valid.
+	refresh     = 64
+	refreshPart = 8
 	// priorWeight is how many observations the prior is worth.
 	priorWeight = 50
-	mostClasses = 48
+	// mostClasses are handed out.
+	mostClasses = 400
 )
 
 // NewDistribution starts from a prior, which counts as much as 50 observations.
@@ -93,7 +96,7 @@ func (d *Distribution) Observe(r *Request) {
 	defer d.mu.Unlock()
 	d.scale /= d.decay
 	d.add(r, d.scale)
-	if d.since++; d.since >= refresh {
+	if d.since++; d.since >= d.due {
 		d.since = 0
 		d.snapshot(d.current.Load().Version + 1)
 	}
@@ -103,7 +106,8 @@ func (d *Distribution) Observe(r *Request) {
 func (d *Distribution) Classes() *Classes { return d.current.Load() }
 
 func (d *Distribution) add(r *Request, weight float64) {
-	class := quantise(r)
+	class := *r
+	class.MaxUtilization = 0
 	key := fmt.Sprintf("%d/%d/%d/%d/%d/%s", class.GPUs, class.Milli, class.MiB, class.CPUMilli, class.MemoryMiB,
 		strings.Join(class.Models, "|"))
 	if c, ok := d.weights[key]; ok {
@@ -116,6 +120,7 @@ func (d *Distribution) add(r *Request, weight float64) {
 // snapshot publishes the heaviest classes and forgets those that no longer count.
 func (d *Distribution) snapshot(version uint64) {
 	list := make([]Class, 0, len(d.weights))
+	var sum float64
 	for key, c := range d.weights {
 		c.Weight /= d.scale
 		if c.Weight < 1e-3 {
@@ -123,8 +128,10 @@ func (d *Distribution) snapshot(version uint64) {
 			continue
 		}
 		list = append(list, *c)
+		sum += c.Weight
 	}
 	d.scale = 1
+	d.due = max(refresh, int(sum/refreshPart))
 	d.publish(version, list)
 }
 
@@ -148,34 +155,4 @@ func (d *Distribution) publish(version uint64, list []Class) {
 		list[i].Weight /= sum
 	}
 	d.current.Store(&Classes{Version: version, List: list})
-}
-
-// quantise rounds a request to the class that stands for it, so that a handful of classes describe a cluster: shares to
-// 50 milli-GPU, device memory to 1 GiB, CPU and host memory to three significant bits. It rounds down: rounded up, three
-// thirds of a GPU would not fit on it, nor a pod that takes all CPUs of a node on any such node.
-func quantise(r *Request) Request {
-	q := *r
-	q.MaxUtilization = 0
-	q.Milli = roundDown(r.Milli, 50)
-	q.MiB = roundDown(r.MiB, 1024)
-	q.CPUMilli = threeBits(r.CPUMilli)
-	q.MemoryMiB = threeBits(r.MemoryMiB)
-	return q
-}
-
-// roundDown rounds down to a multiple of step; what is below one step stays as it is.
-func roundDown(v, step int64) int64 {
-	if v < step {
-		return v
-	}
-	return v - v%step
-}
-
-// threeBits rounds down to a number with at most three significant bits: 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ...
-func threeBits(v int64) int64 {
-	shift := bits.Len64(uint64(max(v, 0))) - 3
-	if shift <= 0 {
-		return max(v, 0)
-	}
-	return roundDown(v, 1<<shift)
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 )
 
 func weightOf(c *Classes, r Request) float64 {
@@ -25,6 +24,12 @@ func observe(d *Distribution, r Request, times int) {
 	for range times {
 		d.Observe(&r)
 	}
+}
+
+// newest is a snapshot of all that was observed.
+func newest(d *Distribution) *Classes {
+	d.snapshot(d.current.Load().Version + 1)
+	return d.Classes()
 }
 
 func requireDistribution(t require.TestingT, c *Classes) {
@@ -70,7 +75,7 @@ func TestOldObservationsCountHalfAfterHalfLife(t *testing.T) {
 	observe(d, first, refresh)
 	rounds := halfLife / refresh
 	observe(d, then, rounds*refresh)
-	c := d.Classes()
+	c := newest(d)
 	requireDistribution(t, c)
 	// Σ over k observations of decay^i = (1-decay^k)/(1-decay), so the first 64 keep about half of their weight.
 	decay := d.decay
@@ -86,19 +91,40 @@ func TestOldObservationsCountHalfAfterHalfLife(t *testing.T) {
 	assert.InDelta(t, kept/(kept+sum(rounds*refresh)), weightOf(c, first), 0.001)
 }
 
+// The more is known, the less a snapshot differs from the last, and the later the next one comes.
+func TestSnapshotsBecomeRarer(t *testing.T) {
+	d := NewDistribution(nil)
+	observe(d, Request{GPUs: 1}, refresh)
+	require.Equal(t, uint64(2), d.Classes().Version)
+	observe(d, Request{GPUs: 1}, 4*halfLife)
+	version := d.Classes().Version
+	assert.Less(t, version, uint64(4*halfLife/refresh/2))
+	observe(d, Request{GPUs: 1}, halfLife/refreshPart*2)
+	assert.Greater(t, d.Classes().Version, version, "they do not stop")
+}
+
+// A class is what pods ask for, to the last milli-CPU; only how busy a GPU they put up with does not matter.
+func TestClassesAreExact(t *testing.T) {
+	d := NewDistribution(nil)
+	r := Request{Milli: 333, CPUMilli: 120_200, MemoryMiB: 640_001, MaxUtilization: 50}
+	observe(d, r, refresh)
+	r.MaxUtilization = 0
+	assert.Equal(t, []Class{{Request: r, Weight: 1}}, d.Classes().List)
+}
+
 func TestForgottenClassesVanish(t *testing.T) {
 	once, always := Request{GPUs: 7}, Request{GPUs: 1}
 	d := NewDistribution(nil)
 	observe(d, once, 1)
 	observe(d, always, 12*halfLife)
-	assert.Zero(t, weightOf(d.Classes(), once))
+	assert.Zero(t, weightOf(newest(d), once))
 	assert.Len(t, d.weights, 1, "what no longer counts takes no memory")
 }
 
 func TestOnlyTheHeaviestClassesAreHandedOut(t *testing.T) {
 	d := NewDistribution(nil)
 	for round := range 10 {
-		for i := range 200 {
+		for i := range 2 * mostClasses {
 			if round > 0 && i >= 20 {
 				break
 			}
@@ -106,56 +132,13 @@ func TestOnlyTheHeaviestClassesAreHandedOut(t *testing.T) {
 		}
 	}
 	observe(d, Request{MiB: 1024}, refresh)
-	c := d.Classes()
+	c := newest(d)
 	requireDistribution(t, c)
 	require.Len(t, c.List, mostClasses)
 	assert.Equal(t, int64(1024), c.List[0].Request.MiB)
 	for i := range 20 {
 		assert.Positive(t, weightOf(c, Request{MiB: int64(i+1) * 1024}))
 	}
-}
-
-func TestQuantise(t *testing.T) {
-	tests := []struct {
-		name     string
-		in, want Request
-	}{
-		{"GPUs and models stay", Request{GPUs: 3, Models: []string{"A100"}}, Request{GPUs: 3, Models: []string{"A100"}}},
-		{"milli", Request{Milli: 333}, Request{Milli: 300}},
-		{"small milli stays", Request{Milli: 30}, Request{Milli: 30}},
-		{"memory", Request{MiB: 9000}, Request{MiB: 8192}},
-		{"small memory stays", Request{MiB: 500}, Request{MiB: 500}},
-		{"CPU", Request{CPUMilli: 96000}, Request{CPUMilli: 81920}},
-		{"small CPU stays", Request{CPUMilli: 7}, Request{CPUMilli: 7}},
-		{"host memory", Request{MemoryMiB: 1023}, Request{MemoryMiB: 896}},
-		{"a utilisation limit is no class", Request{GPUs: 1, MaxUtilization: 50}, Request{GPUs: 1}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			assert.Equal(t, tt.want, quantise(&tt.in))
-		})
-	}
-}
-
-// A class never asks for more than the pods that it stands for, so where they fit it does, and its kind stays the same.
-func TestQuantiseRoundsDownALittle(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		r := drawRequest(t, "request")
-		r.CPUMilli = rapid.Int64().Filter(func(v int64) bool { return v >= 0 }).Draw(t, "cpu")
-		q := quantise(&r)
-		within := func(v, rounded, step int64) {
-			require.LessOrEqual(t, rounded, v)
-			require.GreaterOrEqual(t, rounded, v-v/4-step)
-			require.Equal(t, v > 0, rounded > 0)
-		}
-		within(r.Milli, q.Milli, 50)
-		within(r.MiB, q.MiB, 1024)
-		within(r.CPUMilli, q.CPUMilli, 0)
-		within(r.MemoryMiB, q.MemoryMiB, 0)
-		require.Equal(t, r.IsShare(), q.IsShare())
-		require.Equal(t, r.GPUs, q.GPUs)
-		require.Equal(t, q, quantise(&q), "once is enough")
-	})
 }
 
 func TestFixedDistribution(t *testing.T) {
@@ -198,6 +181,7 @@ func TestSnapshotOrderIsDeterministic(t *testing.T) {
 
 func TestDistributionIsSafeForConcurrentUse(t *testing.T) {
 	d := NewDistribution(DefaultClasses())
+	d.decay = 1
 	var wg sync.WaitGroup
 	for worker := range 8 {
 		wg.Go(func() {
@@ -212,6 +196,10 @@ func TestDistributionIsSafeForConcurrentUse(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	requireDistribution(t, d.Classes())
-	assert.Equal(t, uint64(1+8*50), d.Classes().Version, "no observation is lost")
+	requireDistribution(t, newest(d))
+	var sum float64
+	for _, c := range d.weights {
+		sum += c.Weight
+	}
+	assert.InDelta(t, priorWeight+8*50*refresh, sum, 1e-6, "no observation is lost")
 }

@@ -16,6 +16,8 @@ type Tenant struct {
 	RequestedMiB int64
 	// UsedMiB is the device memory really used, as last read.
 	UsedMiB int64
+	// Kind is the kind of pod that it is; 0 for one that holds nothing and is only seen to use memory.
+	Kind Kinds
 }
 
 // MiB is the memory that the tenant takes from others: what it was promised or what it uses, whichever is more.
@@ -78,6 +80,8 @@ type Node struct {
 	CPUMilli int64
 	// MemoryMiB is the host memory that no pod has requested.
 	MemoryMiB int64
+	// Total is what pods could have of the node if there were none.
+	Total Total
 	// Problem is why nothing that needs a GPU can go here, whatever its size; ReasonFits if there is no such thing.
 	Problem Reason
 	// Stale is true where the readings are too old to place a share by them.
@@ -98,6 +102,17 @@ func (n *Node) Clone() *Node {
 	return &c
 }
 
+// Kinds are the kinds of pods that hold GPUs of the node.
+func (n *Node) Kinds() Kinds {
+	var kinds Kinds
+	for i := range n.GPUs {
+		for j := range n.GPUs[i].Tenants {
+			kinds |= n.GPUs[i].Tenants[j].Kind
+		}
+	}
+	return kinds
+}
+
 // Place gives the request's CPU, memory and its part of the GPUs at those positions to the tenant with that ID. It does
 // not check that they fit: see Fit.
 func (n *Node) Place(r *Request, id string, gpus []int) {
@@ -109,7 +124,7 @@ func (n *Node) Place(r *Request, id string, gpus []int) {
 		if r.GPUs > 0 {
 			milli = WholeMilli
 		}
-		g.Tenants = append(g.Tenants, Tenant{ID: id, Milli: milli, RequestedMiB: r.MiBOn(g.UsableMiB())})
+		g.Tenants = append(g.Tenants, Tenant{ID: id, Milli: milli, RequestedMiB: r.MiBOn(g.UsableMiB()), Kind: KindOf(r)})
 	}
 }
 

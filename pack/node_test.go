@@ -216,14 +216,16 @@ func TestPlaceAndRemove(t *testing.T) {
 	n.Place(&whole, "gang", []int{0, 1})
 	assert.Equal(t, int64(56000), n.CPUMilli)
 	assert.Equal(t, int64(511<<10), n.MemoryMiB)
-	assert.Equal(t, []Tenant{{ID: "gang", Milli: 1000, RequestedMiB: 81000}}, n.GPUs[0].Tenants)
-	assert.Equal(t, []Tenant{{ID: "gang", Milli: 1000, RequestedMiB: 81920}}, n.GPUs[1].Tenants)
+	assert.Equal(t, []Tenant{{ID: "gang", Milli: 1000, RequestedMiB: 81000, Kind: 1 << 2}}, n.GPUs[0].Tenants)
+	assert.Equal(t, []Tenant{{ID: "gang", Milli: 1000, RequestedMiB: 81920, Kind: 1 << 2}}, n.GPUs[1].Tenants)
+	assert.Equal(t, KindOf(&whole), n.Kinds())
 	assert.Empty(t, before.GPUs[0].Tenants, "a clone shares nothing")
 	n.Remove(&whole, "gang")
 	assert.Equal(t, before.CPUMilli, n.CPUMilli)
 	assert.Equal(t, before.MemoryMiB, n.MemoryMiB)
 	assert.Empty(t, n.GPUs[0].Tenants)
 	assert.Empty(t, n.GPUs[1].Tenants)
+	assert.Zero(t, n.Kinds())
 }
 
 func TestShape(t *testing.T) {

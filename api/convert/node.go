@@ -74,6 +74,7 @@ func Node(node *corev1.Node, gn *v1alpha1.GPUNode, pods []Pod, o Options) *pack.
 	} else {
 		n.Problem = pack.ReasonTooFewGPUs
 	}
+	n.Total = pack.Total{CPUMilli: n.CPUMilli, MemoryMiB: n.MemoryMiB, GPUs: len(n.GPUs)}
 	addPods(n, gn, pods, &o)
 	return n
 }
@@ -253,6 +254,20 @@ func (rd *reading) addUse(id string) {
 		}
 	}
 	delete(rd.used, id)
+}
+
+// HealthyGPUs counts the GPUs that pods could be placed on by model; there are none where gn is nil or impossible.
+func HealthyGPUs(gn *v1alpha1.GPUNode) map[string]int {
+	gpus := map[string]int{}
+	if gn == nil || CheckTelemetry(gn) != nil {
+		return gpus
+	}
+	for i := range gn.Status.GPUs {
+		if g := &gn.Status.GPUs[i]; g.Healthy {
+			gpus[g.Model]++
+		}
+	}
+	return gpus
 }
 
 // maxMemoryMiB is the largest device memory that the CRD allows.

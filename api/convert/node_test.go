@@ -80,7 +80,7 @@ func TestNodeReadsTelemetry(t *testing.T) {
 	o.Exists = func(string) bool { return true }
 	got := Node(kubeNode(), gn, nil, o)
 	assert.Equal(t, &pack.Node{
-		Name: "node", CPUMilli: 32000, MemoryMiB: 100 << 10,
+		Name: "node", CPUMilli: 32000, MemoryMiB: 100 << 10, Total: pack.Total{CPUMilli: 32000, MemoryMiB: 100 << 10, GPUs: 3},
 		GPUs: []pack.GPU{
 			{UUID: "GPU-2", Index: 0, Model: "A100", TotalMiB: 81920, ReservedMiB: 920, Unhealthy: "Xid 79: GPU has fallen off the bus"},
 			// 800 MiB are used, of which 100 by a pod: 700 are nobody's, though the agent knows of 500 only.
@@ -150,6 +150,7 @@ func TestIsStale(t *testing.T) {
 
 func TestNodeCountsPods(t *testing.T) {
 	const usable = 81000
+	shared, one := pack.KindOf(&pack.Request{Milli: 1}), pack.KindOf(&pack.Request{GPUs: 1})
 	whole := func(uid string) *corev1.Pod { return podOf(uid, asks{gpu: "1", "cpu": "4", "memory": "1Gi"}) }
 	share := func(uid string) *corev1.Pod { return podOf(uid, asks{gpuMilli: "250", gpuMemory: "8Gi"}) }
 	known := func(uids ...string) func(string) bool {
@@ -168,49 +169,49 @@ func TestNodeCountsPods(t *testing.T) {
 			name: "where the record says",
 			gn:   gpuNode(2),
 			pods: []Pod{{whole("a"), []string{"GPU-1"}}, {share("b"), []string{"GPU-0"}}},
-			want: [][]pack.Tenant{{{ID: "b", Milli: 250, RequestedMiB: 8192}}, {{ID: "a", Milli: 1000, RequestedMiB: usable}}},
+			want: [][]pack.Tenant{{{ID: "b", Milli: 250, RequestedMiB: 8192, Kind: shared}}, {{ID: "a", Milli: 1000, RequestedMiB: usable, Kind: one}}},
 			cpu:  28000,
 		},
 		{
 			name: "with what they really use",
 			gn:   gpuNode(1, uses("a", 0, 9000), uses("b", 0, 100)),
 			pods: []Pod{{share("a"), []string{"GPU-0"}}, {share("b"), []string{"GPU-0"}}},
-			want: [][]pack.Tenant{{{ID: "a", Milli: 250, RequestedMiB: 8192, UsedMiB: 9000}, {ID: "b", Milli: 250, RequestedMiB: 8192, UsedMiB: 100}}},
+			want: [][]pack.Tenant{{{ID: "a", Milli: 250, RequestedMiB: 8192, UsedMiB: 9000, Kind: shared}, {ID: "b", Milli: 250, RequestedMiB: 8192, UsedMiB: 100, Kind: shared}}},
 			cpu:  32000,
 		},
 		{
 			name: "stale: by requests alone",
 			gn:   gpuNode(1, stale, uses("a", 0, 9000), uses("gone", 0, 100)),
 			pods: []Pod{{share("a"), []string{"GPU-0"}}},
-			want: [][]pack.Tenant{{{ID: "a", Milli: 250, RequestedMiB: 8192}}},
+			want: [][]pack.Tenant{{{ID: "a", Milli: 250, RequestedMiB: 8192, Kind: shared}}},
 			cpu:  32000,
 		},
 		{
 			name: "manage: the record wins over the reading, whose use counts too",
 			gn:   gpuNode(2, uses("a", 1, 300)),
 			pods: []Pod{{share("a"), []string{"GPU-0"}}},
-			want: [][]pack.Tenant{{{ID: "a", Milli: 250, RequestedMiB: 8192}}, {{ID: "a", UsedMiB: 300}}},
+			want: [][]pack.Tenant{{{ID: "a", Milli: 250, RequestedMiB: 8192, Kind: shared}}, {{ID: "a", UsedMiB: 300}}},
 			cpu:  32000,
 		},
 		{
 			name: "observe: the reading wins over the record",
 			gn:   gpuNode(2, observe, uses("a", 1, 300)),
 			pods: []Pod{{whole("a"), []string{"GPU-0"}}},
-			want: [][]pack.Tenant{nil, {{ID: "a", Milli: 1000, RequestedMiB: usable, UsedMiB: 300}}},
+			want: [][]pack.Tenant{nil, {{ID: "a", Milli: 1000, RequestedMiB: usable, UsedMiB: 300, Kind: one}}},
 			cpu:  28000,
 		},
 		{
 			name: "observe: the record, until there is a reading",
 			gn:   gpuNode(2, observe),
 			pods: []Pod{{whole("a"), []string{"GPU-1"}}},
-			want: [][]pack.Tenant{nil, {{ID: "a", Milli: 1000, RequestedMiB: usable}}},
+			want: [][]pack.Tenant{nil, {{ID: "a", Milli: 1000, RequestedMiB: usable, Kind: one}}},
 			cpu:  28000,
 		},
 		{
 			name: "no record: the reading",
 			gn:   gpuNode(2, uses("a", 1, 0)),
 			pods: []Pod{{whole("a"), nil}},
-			want: [][]pack.Tenant{nil, {{ID: "a", Milli: 1000, RequestedMiB: usable}}},
+			want: [][]pack.Tenant{nil, {{ID: "a", Milli: 1000, RequestedMiB: usable, Kind: one}}},
 			cpu:  28000,
 		},
 		{
@@ -218,8 +219,8 @@ func TestNodeCountsPods(t *testing.T) {
 			gn:   gpuNode(2),
 			pods: []Pod{{whole("a"), nil}, {share("b"), []string{"GPU-0"}}, {share("c"), nil}},
 			want: [][]pack.Tenant{
-				{{ID: "b", Milli: 250, RequestedMiB: 8192}, {ID: "c", Milli: 250, RequestedMiB: 8192}},
-				{{ID: "a", Milli: 1000, RequestedMiB: usable}},
+				{{ID: "b", Milli: 250, RequestedMiB: 8192, Kind: shared}, {ID: "c", Milli: 250, RequestedMiB: 8192, Kind: shared}},
+				{{ID: "a", Milli: 1000, RequestedMiB: usable, Kind: one}},
 			},
 			cpu: 28000,
 		},
@@ -227,14 +228,14 @@ func TestNodeCountsPods(t *testing.T) {
 			name: "a record of GPUs that are no longer there",
 			gn:   gpuNode(2, uses("a", 1, 300)),
 			pods: []Pod{{whole("a"), []string{"GPU-9"}}, {whole("b"), []string{"GPU-8"}}},
-			want: [][]pack.Tenant{{{ID: "b", Milli: 1000, RequestedMiB: usable}}, {{ID: "a", Milli: 1000, RequestedMiB: usable, UsedMiB: 300}}},
+			want: [][]pack.Tenant{{{ID: "b", Milli: 1000, RequestedMiB: usable, Kind: one}}, {{ID: "a", Milli: 1000, RequestedMiB: usable, UsedMiB: 300, Kind: one}}},
 			cpu:  24000,
 		},
 		{
 			name: "a record that names a GPU twice",
 			gn:   gpuNode(1),
 			pods: []Pod{{share("a"), []string{"GPU-0", "GPU-0"}}},
-			want: [][]pack.Tenant{{{ID: "a", Milli: 250, RequestedMiB: 8192}}},
+			want: [][]pack.Tenant{{{ID: "a", Milli: 250, RequestedMiB: 8192, Kind: shared}}},
 			cpu:  32000,
 		},
 		{
@@ -262,7 +263,7 @@ func TestNodeCountsPods(t *testing.T) {
 			name: "a malformed annotation frees no whole GPU that another scheduler gave",
 			gn:   gpuNode(1),
 			pods: []Pod{{annotated(whole("a"), v1alpha1.AnnotationMaxLiveUtilization, "low"), nil}},
-			want: [][]pack.Tenant{{{ID: "a", Milli: 1000, RequestedMiB: usable}}},
+			want: [][]pack.Tenant{{{ID: "a", Milli: 1000, RequestedMiB: usable, Kind: one}}},
 			cpu:  28000,
 		},
 		{
@@ -289,6 +290,7 @@ func TestNodeCountsPods(t *testing.T) {
 			}
 			assert.Equal(t, tt.want, got)
 			assert.Equal(t, tt.cpu, n.CPUMilli)
+			assert.Equal(t, pack.Total{CPUMilli: 32000, MemoryMiB: 100 << 10, GPUs: len(n.GPUs)}, n.Total)
 		})
 	}
 }
@@ -449,4 +451,16 @@ func TestArbitraryObjects(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestHealthyGPUs(t *testing.T) {
+	mixed := gpuNode(4, func(s *v1alpha1.GPUNodeStatus) {
+		s.GPUs[1].Model, s.GPUs[2].Model = "T4", "T4"
+		s.GPUs[3].Healthy = false
+	})
+	assert.Equal(t, map[string]int{"A100": 1, "T4": 2}, HealthyGPUs(mixed))
+	mixed.Status.GPUs[0].MemoryTotalMiB = 0
+	assert.Empty(t, HealthyGPUs(mixed), "impossible figures")
+	assert.Empty(t, HealthyGPUs(gpuNode(0)))
+	assert.Empty(t, HealthyGPUs(nil))
 }

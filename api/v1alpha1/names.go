@@ -8,6 +8,13 @@ import corev1 "k8s.io/api/core/v1"
 // SchedulerName is what a pod writes in spec.schedulerName to be placed by gpupack-scheduler.
 const SchedulerName = "gpupack"
 
+// SystemNamespace is where gpupack's own parts run.
+const SystemNamespace = "gpupack-system"
+
+// WorkloadClassesConfigMap is where gpupack-scheduler keeps, in its own namespace and under the key PROFILE.json, what it has
+// learned of the workloads to come.
+const WorkloadClassesConfigMap = "gpupack-workload-classes"
+
 // Resources that a container requests.
 const (
 	// ResourceGPU counts whole GPUs.

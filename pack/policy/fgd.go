@@ -17,14 +17,11 @@ import (
 // GPU-Sharing Workloads with Fragmentation Gradient Descent", USENIX ATC '23, section 3.
 type FGD struct {
 	distribution *pack.Distribution
-	fragment     func(*pack.Shape, []pack.Class) float64
 	memo         memo
 }
 
 // NewFGD returns the policy for a distribution of workload classes.
-func NewFGD(d *pack.Distribution) *FGD {
-	return &FGD{distribution: d, fragment: expectedFragment}
-}
+func NewFGD(d *pack.Distribution) *FGD { return &FGD{distribution: d} }
 
 // Name implements pack.Policy.
 func (f *FGD) Name() string { return "fgd" }
@@ -32,7 +29,7 @@ func (f *FGD) Name() string { return "fgd" }
 // Score is the expected fragment before less the one after, in milli-GPU.
 func (f *FGD) Score(c *pack.Candidate) float64 {
 	classes := f.distribution.Classes()
-	return f.memo.get(c.Before, classes, f.fragment) - f.memo.get(c.After, classes, f.fragment)
+	return f.memo.get(c.Before, classes, expectedFragment) - f.memo.get(c.After, classes, expectedFragment)
 }
 
 // expectedFragment is the mean of fragment over the classes, in milli-GPU.

@@ -14,20 +14,23 @@ import (
 	"github.com/gpupack/gpupack/pack"
 )
 
-// GPUPack puts a request where what it leaves is worth most for what is to come. A node's state is worth
+// GPUPack puts a request where what it leaves is worth most for what is to come. A node's state is worth what tasks drawn from
+// the distribution of classes would get of its GPUs, if they came to this node one after the other and were placed while they
+// fit: the mean over a fixed set of drawn sequences. It sees that CPU runs out before GPUs do, or the other way round, and
+// which rests of GPUs add up.
 //
-//   - what tasks drawn from the distribution of classes would get of its GPUs, if they came to this node one after the
-//     other and were placed while they fit: the mean over a fixed set of drawn sequences. It sees that CPU runs out before
-//     GPUs do, or the other way round, and which rests of GPUs add up;
-//   - and, with a smaller weight, what each class alone could use of it, large classes counted most. It
-//     sees large tasks, too rare in the sequences, which need what many small ones would break up.
+// A placement's score is the worth after it less the worth before it, and from that is taken
 //
-// A placement's score is the worth after it less the worth before it, less a price for what it takes of a model that
-// constrained tasks need more than others, less a little for each GPU that is left, so that of equals the fuller node wins
-// and idle nodes stay idle. docs/packing.md says what was compared with it.
+//   - the reserve price of the room for a large task that it breaks up, where there is little such room left (reserve.go);
+//   - a price for what it takes of a model that constrained tasks need more than others;
+//   - a little for each GPU that is left, and for a whole one that a share breaks up, so that of equals the fuller node and
+//     the GPU that is shared already win.
+//
+// docs/packing.md says what was compared with it.
 type GPUPack struct {
 	distribution *pack.Distribution
 	supply       atomic.Pointer[Supply]
+	cluster      atomic.Pointer[[]stock]
 	current      atomic.Pointer[outlook]
 	mu           sync.Mutex
 }
@@ -42,17 +45,17 @@ type SupplyAware interface {
 }
 
 const (
-	// sequences drawn, and tasks in each. Fewer are noisy; more cost time and gain little.
-	sequences      = 64
+	// sequences drawn, and tasks in each. Half as many are as good in the mean, and noisier; more gain nothing.
+	sequences      = 32
 	sequenceLength = 64
 	// sizeExponent makes large tasks more frequent in the sequences than they are.
 	sizeExponent = 0.5
-	// usableWeight is what a milli-GPU that a class can use alone counts, to one that a sequence gets.
-	usableWeight = 0.05
 	// priceWeight is what a milli-GPU costs for each e-fold by which its model is scarcer than the least scarce.
 	priceWeight = 0.5
 	// fullness is what a free milli-GPU on the node counts against it.
 	fullness = 0.01
+	// breaking is what a whole GPU that a share breaks up counts against it, in milli-GPU. It decides between equals.
+	breaking = 3
 	// mostExpensive bounds prices, in e-folds.
 	mostExpensive = 5
 )
@@ -68,14 +71,15 @@ func (g *GPUPack) SetSupply(s Supply) { g.supply.Store(&s) }
 
 // Score is what the placement adds to the worth of the node, in milli-GPU; mostly negative.
 func (g *GPUPack) Score(c *pack.Candidate) float64 {
-	o := g.outlook()
-	score := o.value(c.After) - o.value(c.Before)
 	if c.Before.Len == 0 {
-		return score
+		return 0
 	}
+	o := g.outlook()
+	score := o.value(c.After) - o.value(c.Before) - o.breaks(c.Before, c.After)
 	left := c.After.Free()
 	taken := c.Before.Free() - left
-	return score - priceWeight*o.price[c.Before.Model]*float64(taken) - fullness*float64(left)
+	broken := c.Before.Whole() - c.After.Whole() - c.Request.GPUs
+	return score - priceWeight*o.price[c.Before.Model]*float64(taken) - fullness*float64(left) - breaking*float64(broken)
 }
 
 // outlook is the outlook for the newest distribution and supply.
@@ -90,6 +94,9 @@ func (g *GPUPack) outlook() *outlook {
 		return o
 	}
 	o := newOutlook(classes, supply)
+	if c := g.cluster.Load(); c != nil {
+		o.reserve(*c)
+	}
 	g.current.Store(o)
 	return o
 }
@@ -99,13 +106,30 @@ type outlook struct {
 	classes *pack.Classes
 	supply  *Supply
 	kinds   []kind
+	// mean is what one task asks of all GPUs, in milli-GPU.
+	mean float64
 	// drawn holds the sequences, one after the other.
 	drawn []step
+	// next holds, for each step, where in its sequence is the first from there on that may fit on a node of each level.
+	next  [][levels]uint8
 	price map[string]float64
+	rooms []room
+	// scarce are the rooms that have a price.
+	scarce atomic.Pointer[[]room]
 
-	mu     sync.RWMutex
-	worth  map[pack.Shape]float64
-	accept map[string][]bool
+	mu    sync.RWMutex
+	worth map[worthKey]float64
+	// models has the position in accepted for each model.
+	models map[string]int
+	// accepted holds which kinds accept a model. Models that the same kinds accept share one.
+	accepted [][]bool
+}
+
+// worthKey is what the worth of a state depends on. GPUs of which nothing is left do not count.
+type worthKey struct {
+	cpuMilli, memoryMiB, usableMiB int64
+	accepted, gpus                 int
+	milli                          [pack.MaxGPUs]int16
 }
 
 // kind is a class of tasks that ask for GPUs or, in sequences, for CPU and memory alone.
@@ -115,8 +139,8 @@ type kind struct {
 	gpus               int
 	// size is what it asks of all GPUs, in milli-GPU.
 	size int64
-	// usable is its weight among what classes could use alone.
-	usable float64
+	// weight is the share of tasks that are of the kind.
+	weight float64
 }
 
 // step is one task of a sequence: what got needs of its kind, close together.
@@ -131,33 +155,34 @@ type step struct {
 }
 
 func newOutlook(classes *pack.Classes, supply *Supply) *outlook {
-	o := &outlook{classes: classes, supply: supply, worth: map[pack.Shape]float64{}, accept: map[string][]bool{}}
+	o := &outlook{classes: classes, supply: supply, worth: map[worthKey]float64{}, models: map[string]int{}}
 	chance := make([]float64, len(classes.List))
 	var chances, weights float64
 	for i := range classes.List {
 		r := &classes.List[i].Request
-		k := kind{request: *r, cpu: r.CPUMilli, memory: r.MemoryMiB, milli: r.Milli, gpus: r.GPUs}
+		k := kind{
+			request: *r, cpu: r.CPUMilli, memory: r.MemoryMiB, milli: r.Milli, gpus: r.GPUs, weight: classes.List[i].Weight,
+		}
 		k.size = int64(k.gpus)*pack.WholeMilli + k.milli
 		if r.MiB > 0 {
 			// What it is of a GPU depends on the model.
 			k.size = max(k.size, pack.WholeMilli/2)
 		}
-		weight := classes.List[i].Weight
-		chance[i] = weight
+		chance[i] = k.weight
 		if k.size > 0 {
-			whole := float64(k.size) / pack.WholeMilli
-			chance[i] *= math.Pow(whole, sizeExponent)
-			k.usable = weight * whole * whole
+			chance[i] *= math.Pow(float64(k.size)/pack.WholeMilli, sizeExponent)
 		}
 		chances += chance[i]
-		weights += weight
+		weights += k.weight
 		o.kinds = append(o.kinds, k)
 	}
 	for i := range o.kinds {
-		o.kinds[i].usable /= weights
+		o.kinds[i].weight /= weights
+		o.mean += o.kinds[i].weight * float64(o.kinds[i].size)
 	}
 	o.draw(chance, chances)
 	o.bid()
+	o.findRooms()
 	return o
 }
 
@@ -187,6 +212,40 @@ func (o *outlook) draw(chance []float64, sum float64) {
 		slices.SortStableFunc(o.drawn[at:at+sequenceLength], func(a, b step) int {
 			return cmp.Compare(o.kinds[b.kind].size, o.kinds[a.kind].size)
 		})
+	}
+	o.link()
+}
+
+// roomiest is the largest part of a GPU that is free on a node of each level: tasks that need more are passed over unseen.
+// From level 1 on there is no whole GPU.
+var roomiest = [...]int16{pack.WholeMilli, pack.WholeMilli - 1, 800, 640, 460, 310, 200}
+
+const levels = len(roomiest)
+
+// levelOf is the first level from l on that is right for that much on the GPU of which most is left.
+func levelOf(milli int16, l int) int {
+	for l+1 < levels && milli <= roomiest[l+1] {
+		l++
+	}
+	return l
+}
+
+func (o *outlook) link() {
+	o.next = make([][levels]uint8, len(o.drawn))
+	for at := 0; at < len(o.drawn); at += sequenceLength {
+		var next [levels]uint8
+		for l := range next {
+			next[l] = sequenceLength
+		}
+		for i := sequenceLength - 1; i >= 0; i-- {
+			s := &o.drawn[at+i]
+			for l := range next {
+				if l == 0 || s.gpus == 0 && (s.byMemory || s.milli <= roomiest[l]) {
+					next[l] = uint8(i)
+				}
+			}
+			o.next[at+i] = next
+		}
 	}
 }
 
@@ -250,41 +309,75 @@ func (o *outlook) bid() {
 
 // value is what a state of a node is worth, in milli-GPU.
 func (o *outlook) value(s *pack.Shape) float64 {
+	if s.Len == 0 || s.Milli[0] == 0 {
+		return 0
+	}
+	k := worthKey{cpuMilli: s.CPUMilli, memoryMiB: s.MemoryMiB, usableMiB: s.UsableMiB, gpus: s.Len, milli: s.Milli}
+	for s.Milli[k.gpus-1] == 0 {
+		k.gpus--
+	}
 	o.mu.RLock()
-	v, ok := o.worth[*s]
-	accepts := o.accept[s.Model]
+	at, known := o.models[s.Model]
+	var v float64
+	var accepts []bool
+	if known {
+		k.accepted = at
+		v, known = o.worth[k]
+		accepts = o.accepted[at]
+	}
 	o.mu.RUnlock()
-	if ok {
+	if known {
 		return v
 	}
 	if accepts == nil {
-		accepts = make([]bool, len(o.kinds))
-		for i := range o.kinds {
-			accepts[i] = o.kinds[i].request.Accepts(s.Model)
-		}
+		k.accepted, accepts = o.accept(s.Model)
 	}
-	v = o.got(s, accepts) + usableWeight*o.usable(s, accepts)
+	v = o.got(&k, accepts)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.worth) >= mostRemembered {
 		clear(o.worth)
 	}
-	o.worth[*s], o.accept[s.Model] = v, accepts
+	o.worth[k] = v
 	return v
 }
 
+// accept finds which kinds accept the model, and the position of that in accepted.
+func (o *outlook) accept(model string) (int, []bool) {
+	accepts := make([]bool, len(o.kinds))
+	for i := range o.kinds {
+		accepts[i] = o.kinds[i].request.Accepts(model)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	at := slices.IndexFunc(o.accepted, func(known []bool) bool { return slices.Equal(known, accepts) })
+	if at < 0 {
+		at = len(o.accepted)
+		o.accepted = append(o.accepted, accepts)
+	}
+	o.models[model] = at
+	return at, o.accepted[at]
+}
+
 // got is what the drawn sequences get of the node's GPUs in the mean, in milli-GPU.
-func (o *outlook) got(s *pack.Shape, accepts []bool) float64 {
-	if s.Len == 0 || s.Milli[0] == 0 || len(o.drawn) == 0 {
+func (o *outlook) got(s *worthKey, accepts []bool) float64 {
+	if len(o.drawn) == 0 {
 		return 0
 	}
-	whole := s.Whole()
+	whole := 0
+	for whole < s.gpus && s.milli[whole] == pack.WholeMilli {
+		whole++
+	}
+	start := levelOf(s.milli[0], 0)
 	var sum int64
 	for at := 0; at < len(o.drawn); at += sequenceLength {
-		milli, free := s.Milli, whole
-		cpu, memory := s.CPUMilli, s.MemoryMiB
-		sequence := o.drawn[at : at+sequenceLength]
-		for i := range sequence {
+		milli, free, level := s.milli, whole, start
+		cpu, memory := s.cpuMilli, s.memoryMiB
+		sequence, next := o.drawn[at:at+sequenceLength], o.next[at:at+sequenceLength]
+		for i := 0; i < sequenceLength; i++ {
+			if i = int(next[i][level]); i == sequenceLength {
+				break
+			}
 			k := &sequence[i]
 			if k.cpu > cpu || k.memory > memory || !accepts[k.kind] {
 				continue
@@ -295,19 +388,19 @@ func (o *outlook) got(s *pack.Shape, accepts []bool) float64 {
 				if n > free {
 					continue
 				}
-				copy(milli[free-n:s.Len], milli[free:s.Len])
-				clear(milli[s.Len-n : s.Len])
+				copy(milli[free-n:s.gpus], milli[free:s.gpus])
+				clear(milli[s.gpus-n : s.gpus])
 				free -= n
 				sum += int64(n) * pack.WholeMilli
 			case k.milli > 0 || k.byMemory:
 				need := int64(k.milli)
 				if k.byMemory {
-					need = o.kinds[k.kind].request.MilliOn(s.UsableMiB)
+					need = o.kinds[k.kind].request.MilliOn(s.usableMiB)
 				}
 				if need > int64(milli[0]) {
 					continue
 				}
-				g := s.Len - 1
+				g := s.gpus - 1
 				for int64(milli[g]) < need {
 					g--
 				}
@@ -315,7 +408,7 @@ func (o *outlook) got(s *pack.Shape, accepts []bool) float64 {
 					free--
 				}
 				left := milli[g] - int16(need)
-				for ; g+1 < s.Len && left < milli[g+1]; g++ {
+				for ; g+1 < s.gpus && left < milli[g+1]; g++ {
 					milli[g] = milli[g+1]
 				}
 				milli[g] = left
@@ -326,42 +419,8 @@ func (o *outlook) got(s *pack.Shape, accepts []bool) float64 {
 			if milli[0] == 0 {
 				break
 			}
+			level = levelOf(milli[0], level)
 		}
 	}
 	return float64(sum) / sequences
-}
-
-// usable is the mean over the classes of what tasks of one class alone could use of the node's GPUs, in milli-GPU, each
-// class counted by the square of its size: once for each milli-GPU that it asks for, and once more because the larger the
-// task, the fewer places there are for it.
-func (o *outlook) usable(s *pack.Shape, accepts []bool) float64 {
-	whole := s.Whole()
-	var sum float64
-	for i := range o.kinds {
-		k := &o.kinds[i]
-		if k.size == 0 || k.cpu > s.CPUMilli || k.memory > s.MemoryMiB || !accepts[i] {
-			continue
-		}
-		var tasks int64
-		size := k.size
-		if k.gpus > 0 {
-			tasks = int64(whole / k.gpus)
-		} else {
-			size = max(1, k.request.MilliOn(s.UsableMiB))
-			for _, m := range s.Milli[:s.Len] {
-				if int64(m) < size {
-					break
-				}
-				tasks += int64(m) / size
-			}
-		}
-		if k.cpu > 0 {
-			tasks = min(tasks, s.CPUMilli/k.cpu)
-		}
-		if k.memory > 0 {
-			tasks = min(tasks, s.MemoryMiB/k.memory)
-		}
-		sum += k.usable * float64(tasks*size)
-	}
-	return sum
 }

@@ -89,11 +89,11 @@ func TestGPUPackFollowsTheDistribution(t *testing.T) {
 func TestGPUPackShareByMemory(t *testing.T) {
 	p := NewGPUPack(pack.FixedDistribution([]pack.Class{{Request: pack.Request{MiB: 40_000}, Weight: 1}}))
 	s := shape(8000, 1000)
-	assert.InDelta(t, 1000, p.outlook().got(s, []bool{true}), 0)
+	assert.InDelta(t, 1000, p.outlook().value(s), 0)
 	s.UsableMiB = 60_000
-	assert.InDelta(t, 667, p.outlook().got(s, []bool{true}), 0)
+	assert.InDelta(t, 667, p.outlook().value(s), 0)
 	s.UsableMiB = 30_000
-	assert.InDelta(t, 0, p.outlook().got(s, []bool{true}), 0)
+	assert.InDelta(t, 0, p.outlook().value(s), 0)
 }
 
 // What sequences get never exceeds what is free.
@@ -105,12 +105,7 @@ func TestGotBounds(t *testing.T) {
 			n.GPUs = append(n.GPUs, pack.GPU{TotalMiB: 80_000, Tenants: []pack.Tenant{{Milli: rapid.Int64Range(0, 1000).Draw(t, "taken")}}})
 		}
 		s := n.Shape()
-		o := p.outlook()
-		accepts := make([]bool, len(o.kinds))
-		for i := range accepts {
-			accepts[i] = true
-		}
-		got := o.got(&s, accepts)
+		got := p.outlook().value(&s)
 		require.GreaterOrEqual(t, got, 0.0)
 		require.LessOrEqual(t, got, float64(s.Free()))
 	})

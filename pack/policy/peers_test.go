@@ -63,6 +63,19 @@ func TestFGDArtifact(t *testing.T) {
 	assert.InDelta(t, 50, f.Score(&pack.Candidate{Before: before, After: before}), 0)
 	// 990 milli-GPU of fragment more: 100 / (1 + e^0.99) = 27.09.
 	assert.InDelta(t, 27, f.Score(&pack.Candidate{Before: before, After: shape(8000, 1000, 990)}), 0)
+	// Host memory apart, the first two are one class, and with it and the third 95 % of the tasks are accounted for.
+	request := pack.Request{GPUs: 1, CPUMilli: 1000, MemoryMiB: 1}
+	other, rare := request, pack.Request{Milli: 500, CPUMilli: 1000}
+	other.MemoryMiB = 2
+	most := typical(&pack.Classes{Version: 7, List: []pack.Class{
+		{Request: pack.Request{GPUs: 2}, Weight: 0.4}, {Request: request, Weight: 0.3}, {Request: other, Weight: 0.25}, {Request: rare, Weight: 0.05},
+	}})
+	request.MemoryMiB = 0
+	assert.Equal(t, uint64(7), most.Version)
+	require.Len(t, most.List, 2)
+	assert.Equal(t, request, most.List[0].Request)
+	assert.InDelta(t, 0.55/0.95, most.List[0].Weight, 1e-12)
+	assert.Equal(t, pack.Request{GPUs: 2}, most.List[1].Request)
 	p, err := Simulated("fgd", pack.FixedDistribution(nil))
 	require.NoError(t, err)
 	assert.IsType(t, &FGDArtifact{}, p)

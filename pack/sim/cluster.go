@@ -7,7 +7,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"strings"
 
 	"github.com/gpupack/gpupack/pack"
 	"github.com/gpupack/gpupack/pack/policy"
@@ -34,11 +33,20 @@ type cluster struct {
 	version uint64
 	// milli is the capacity of all GPUs.
 	milli int64
+	// free and total are what nodes with GPUs have.
+	free, total policy.Capacity
+	// aware is the policy where it wants to know of the cluster, and told what it knows.
+	aware policy.ClusterAware
+	told  policy.Told
 
 	states []state
-	// nodes in each state, by their place in the order of names, by which ties are broken.
+	// nodes in each state. A node is named by its rank, its position in Input.Nodes, by which ties are broken.
 	nodes []ranks
 	ids   map[state]int32
+	// of is the state of each node, by rank.
+	of []int32
+	// live is the number of states that have nodes.
+	live int
 	// born lists states in the order in which they came to have nodes.
 	born    []int32
 	classes []class
@@ -58,8 +66,6 @@ type class struct {
 type offer struct {
 	score float64
 	state int32
-	// rank of the node; set where the policy draws at random.
-	rank int32
 	// gpu is the position in the shape's Milli of the GPU that a share takes.
 	gpu int8
 }
@@ -69,18 +75,15 @@ func newCluster(nodes []Node, requests []pack.Request, p pack.Policy, d *pack.Di
 	if k, ok := p.(policy.KindAware); ok {
 		c.byKind = k.KindAware()
 	}
+	c.aware, _ = p.(policy.ClusterAware)
 	_, c.random = p.(*policy.Random)
 	c.rng = rand.New(rand.NewPCG(seed, 0x72616e64))
 	for i := range requests {
 		c.classes = append(c.classes, class{request: requests[i]})
 	}
-	order := make([]int, len(nodes))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(nodes[a].Name, nodes[b].Name) })
-	for rank, i := range order {
-		n := &nodes[i]
+	c.of = make([]int32, len(nodes))
+	for rank := range nodes {
+		n := &nodes[rank]
 		s := state{
 			shape: pack.Shape{CPUMilli: n.CPUMilli, MemoryMiB: n.MemoryMiB, Len: n.GPUs},
 			total: pack.Total{CPUMilli: n.CPUMilli, MemoryMiB: n.MemoryMiB, GPUs: n.GPUs},
@@ -92,8 +95,10 @@ func newCluster(nodes []Node, requests []pack.Request, p pack.Policy, d *pack.Di
 			s.shape.Milli[g] = pack.WholeMilli
 		}
 		c.add(&s, int32(rank))
+		c.total.Add(&s.shape)
 		c.milli += int64(n.GPUs) * pack.WholeMilli
 	}
+	c.free = c.total
 	return c
 }
 
@@ -106,40 +111,105 @@ func (c *cluster) add(s *state, rank int32) {
 		c.states = append(c.states, *s)
 		c.nodes = append(c.nodes, nil)
 	}
+	c.of[rank] = id
 	if c.nodes[id].push(rank); len(c.nodes[id]) == 1 {
+		c.live++
 		c.born = append(c.born, id)
 	}
 }
 
+// change puts a node into another state.
+func (c *cluster) change(rank int32, s *state) {
+	if before := &c.states[c.of[rank]].shape; before.Len > 0 {
+		c.free.GPUMilli -= before.Free()
+		c.free.CPUMilli -= before.CPUMilli
+	}
+	c.free.Add(&s.shape)
+	from := &c.nodes[c.of[rank]]
+	if from.remove(rank); len(*from) == 0 {
+		c.live--
+	}
+	c.add(s, rank)
+	if len(c.states)+len(c.born) > 4*c.live+sweepAbove {
+		c.sweep()
+	}
+}
+
+// spot is a place that a task has taken.
+type spot struct {
+	// rank of the node.
+	rank int32
+	// free is what was left of the GPU of which a share was taken, in milli-GPU.
+	free int16
+}
+
 // place puts a task of the class where the policy likes it best, and says whether there was a place.
-func (c *cluster) place(id int32) bool {
+func (c *cluster) place(id int32) (spot, bool) {
 	cl := &c.classes[id]
 	var o offer
+	var rank int32
 	var ok bool
 	if c.random {
-		o, ok = c.draw(&cl.request)
+		o, rank, ok = c.draw(&cl.request)
 	} else {
 		if v := c.dist.Classes().Version; v != c.version {
 			c.version = v
 			c.forget()
 		}
-		o, ok = c.best(id)
+		c.tell()
+		if o, ok = c.best(id); ok {
+			rank = c.nodes[o.state][0]
+		}
 	}
 	if !ok {
-		return false
+		return spot{}, false
 	}
 	next := c.states[o.state]
+	free := next.shape.Milli[o.gpu]
 	after(&next.shape, &cl.request, int(o.gpu))
 	if c.byKind {
 		next.kinds |= pack.KindOf(&cl.request)
 	}
-	rank := o.rank
-	if !c.random {
-		rank = c.nodes[o.state][0]
+	c.change(rank, &next)
+	return spot{rank: rank, free: free}, true
+}
+
+// tell lets the policy know of the cluster where enough has changed.
+func (c *cluster) tell() {
+	if c.aware == nil {
+		return
 	}
-	c.nodes[o.state].remove(rank)
-	c.add(&next, rank)
-	return true
+	changed := c.told.Tell(c.aware, c.free, c.total, c.stock)
+	if changed == nil {
+		return
+	}
+	for id := range c.states {
+		if len(c.nodes[id]) > 0 && changed(&c.states[id].shape) {
+			c.renew(int32(id))
+		}
+	}
+}
+
+// renew gives a state another number, under which it has not been rated yet.
+func (c *cluster) renew(id int32) {
+	next := int32(len(c.states))
+	c.states = append(c.states, c.states[id])
+	c.nodes = append(c.nodes, c.nodes[id])
+	c.nodes[id] = nil
+	c.ids[c.states[next]] = next
+	for _, rank := range c.nodes[next] {
+		c.of[rank] = next
+	}
+	c.born = append(c.born, next)
+}
+
+// stock yields the states that there are, with the number of nodes in each.
+func (c *cluster) stock(yield func(*pack.Shape, int) bool) {
+	for id, nodes := range c.nodes {
+		if len(nodes) > 0 && !yield(&c.states[id].shape, len(nodes)) {
+			return
+		}
+	}
 }
 
 // forget drops all scores.
@@ -155,6 +225,61 @@ func (c *cluster) forget() {
 		cl.seen, cl.heap = 0, cl.heap[:0]
 		clear(cl.queued)
 	}
+}
+
+// sweepAbove is how many entries that count no more are worth a sweep in a small cluster.
+const sweepAbove = 4096
+
+// sweep forgets states without nodes, so that memory follows the states that there are and not those that there were.
+func (c *cluster) sweep() {
+	// Of the states with nodes, those keep their order of birth, and each is born once.
+	latest := make([]int, len(c.states))
+	for i, id := range c.born {
+		latest[id] = i
+	}
+	renamed := make([]int32, len(c.states))
+	for id := range renamed {
+		renamed[id] = -1
+	}
+	// kept[i] is how many of the first i births are kept.
+	kept := make([]int, len(c.born)+1)
+	states, nodes := make([]state, 0, c.live), make([]ranks, 0, c.live)
+	for i, id := range c.born {
+		kept[i+1] = kept[i]
+		if len(c.nodes[id]) > 0 && latest[id] == i {
+			renamed[id] = int32(len(states))
+			states, nodes = append(states, c.states[id]), append(nodes, c.nodes[id])
+			kept[i+1]++
+		}
+	}
+	c.states, c.nodes = states, nodes
+	c.ids = make(map[state]int32, len(states))
+	c.born = make([]int32, len(states))
+	for id := range states {
+		c.ids[states[id]] = int32(id)
+		c.born[id] = int32(id)
+		for _, rank := range nodes[id] {
+			c.of[rank] = int32(id)
+		}
+	}
+	for i := range c.classes {
+		c.classes[i].rename(renamed, kept, len(states))
+	}
+}
+
+// rename drops what the class knows of states that are gone.
+func (cl *class) rename(renamed []int32, kept []int, states int) {
+	cl.seen = kept[cl.seen]
+	cl.queued = make([]bool, states)
+	live := cl.heap[:0]
+	for _, o := range cl.heap {
+		if o.state = renamed[o.state]; o.state >= 0 {
+			cl.queued[o.state] = true
+			live = append(live, o)
+		}
+	}
+	cl.heap = live
+	heapInit(cl.heap, better)
 }
 
 func (c *cluster) best(id int32) (offer, bool) {
@@ -268,8 +393,7 @@ func (cl *class) push(o offer) { cl.heap = heapPush(cl.heap, o, better) }
 func (cl *class) pop() { cl.heap = heapRemove(cl.heap, 0, better) }
 
 // draw picks a node at random, each feasible one with the same chance, and for a share one of its feasible GPUs.
-func (c *cluster) draw(r *pack.Request) (offer, bool) {
-	var o offer
+func (c *cluster) draw(r *pack.Request) (o offer, rank int32, ok bool) {
 	c.feasible = c.feasible[:0]
 	for at, ranks := range c.nodes {
 		if len(ranks) > 0 && fits(&c.states[at].shape, r) {
@@ -279,11 +403,11 @@ func (c *cluster) draw(r *pack.Request) (offer, bool) {
 		}
 	}
 	if len(c.feasible) == 0 {
-		return o, false
+		return offer{}, 0, false
 	}
 	slices.Sort(c.feasible)
 	drawn := c.feasible[c.rng.IntN(len(c.feasible))]
-	o.state, o.rank = int32(drawn), int32(drawn>>32)
+	o.state = int32(drawn)
 	if r.IsShare() {
 		s := &c.states[o.state].shape
 		n := 0
@@ -292,10 +416,10 @@ func (c *cluster) draw(r *pack.Request) (offer, bool) {
 		}
 		o.gpu = int8(c.rng.IntN(n))
 	}
-	return o, true
+	return o, int32(drawn >> 32), true
 }
 
-// ranks is a heap of nodes, the first by name on top.
+// ranks is a heap of nodes, the first on top.
 type ranks []int32
 
 func first(a, b int32) bool { return a < b }

@@ -12,6 +12,13 @@ func heapPush[S ~[]T, T any](h S, v T, before func(a, b T) bool) S {
 	return h
 }
 
+// heapInit makes a heap of any slice.
+func heapInit[S ~[]T, T any](h S, before func(a, b T) bool) {
+	for i := len(h)/2 - 1; i >= 0; i-- {
+		siftDown(h, i, before)
+	}
+}
+
 // heapRemove takes out the element at i.
 func heapRemove[S ~[]T, T any](h S, i int, before func(a, b T) bool) S {
 	last := len(h) - 1

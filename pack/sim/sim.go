@@ -12,6 +12,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/gpupack/gpupack/pack"
@@ -31,6 +34,8 @@ type Node struct {
 type Task struct {
 	Name    string
 	Request pack.Request
+	// Arrival is when it comes and Duration how long it runs, in seconds. Churn needs them, Run does not look at them.
+	Arrival, Duration int64
 }
 
 // Input is a cluster and the tasks that arrive at it.
@@ -51,12 +56,23 @@ const (
 type Options struct {
 	// Policy is one of policy.Names().
 	Policy string
-	// Seed decides the order of arrivals, which tasks arrive more than once, and what the policy random draws.
+	// Seed decides the order of arrivals, which tasks arrive more than once, which of equal nodes is taken, and what the
+	// policy random draws.
 	Seed uint64
+	// TiesByName takes, of nodes that the policy rates alike, the first by name, as the scheduler does. Else it is the first in
+	// an order that the seed decides, as in the artifact of the FGD paper, so that a mean over seeds does not depend on how
+	// nodes are named.
+	TiesByName bool
 	// Load is the sum of GPUs that the arrivals ask for, as a multiple of the cluster's. 1.3 is usual.
 	Load float64
 	// Distribution is DistributionTrace (also if empty) or DistributionOnline.
 	Distribution string
+	// DefragBudget is the largest share of all arrivals that defragmentation may move, 0 to 1. 0 moves nothing.
+	DefragBudget float64
+	// Detail fills Result.Detail, which costs time and memory.
+	Detail bool
+	// Progress, unless nil, is called now and then with the number of arrivals that are dealt with and of all.
+	Progress func(done, total int)
 }
 
 // Result is what became of a replay. Allocation is in percent of all GPUs of the cluster.
@@ -67,6 +83,10 @@ type Result struct {
 	A95, A100, Final float64
 	// Tasks arrived, of which Unscheduled found no place.
 	Tasks, Unscheduled int
+	// Moved is the number of tasks that defragmentation moved.
+	Moved int
+	// Detail is nil unless Options asked for it.
+	Detail *Detail
 	// Seconds is how long the replay took.
 	Seconds float64
 }
@@ -77,61 +97,121 @@ func Run(ctx context.Context, in Input, o Options) (Result, error) {
 	if err := validate(&in, &o); err != nil {
 		return Result{}, err
 	}
-	kinds, requests := classify(in.Tasks)
-	d := distribution(kinds, requests, o.Distribution)
-	p, err := policy.Simulated(o.Policy, d)
+	start := time.Now()
+	in.Nodes = ranked(in.Nodes, o.TiesByName, o.Seed)
+	re, err := newReplay(&in, o.Policy, o.Distribution, o.Seed)
 	if err != nil {
 		return Result{}, err
 	}
-	return run(ctx, &in, &o, kinds, requests, d, p)
+	res, err := re.run(ctx, &in, &o)
+	res.Seconds = time.Since(start).Seconds()
+	return res, err
 }
 
-// run replays tasks of which kinds names each one's class, a position in requests.
-func run(ctx context.Context, in *Input, o *Options, kinds []int32, requests []pack.Request, d *pack.Distribution, p pack.Policy) (Result, error) {
-	start := time.Now()
-	c := newCluster(in.Nodes, requests, p, d, o.Seed)
-	if aware, ok := p.(policy.SupplyAware); ok {
-		supply := policy.Supply{}
-		for i := range in.Nodes {
-			if n := &in.Nodes[i]; n.GPUs > 0 {
-				supply[n.Model] += n.GPUs
-			}
-		}
-		aware.SetSupply(supply)
+// ranked returns a copy of the nodes in the order in which ties between them are broken: by name or as the seed decides.
+func ranked(nodes []Node, byName bool, seed uint64) []Node {
+	out := slices.Clone(nodes)
+	slices.SortStableFunc(out, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
+	if !byName {
+		rng := rand.New(rand.NewPCG(seed, 0x6e6f6465))
+		rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	}
+	return out
+}
+
+// replay is what a trace is replayed with.
+type replay struct {
+	// kinds is the class of each of Input.Tasks, a position in requests.
+	kinds    []int32
+	requests []pack.Request
+	dist     *pack.Distribution
+	cluster  *cluster
+}
+
+func newReplay(in *Input, policyName, distributionKind string, seed uint64) (*replay, error) {
+	kinds, requests := classify(in.Tasks)
+	d := distribution(kinds, requests, distributionKind)
+	p, err := policy.Simulated(policyName, d)
+	if err != nil {
+		return nil, err
+	}
+	if aware, ok := p.(policy.SupplyAware); ok {
+		aware.SetSupply(supply(in.Nodes))
+	}
+	return &replay{kinds: kinds, requests: requests, dist: d, cluster: newCluster(in.Nodes, requests, p, d, seed)}, nil
+}
+
+// supply is the number of GPUs of each model.
+func supply(nodes []Node) policy.Supply {
+	s := policy.Supply{}
+	for i := range nodes {
+		if n := &nodes[i]; n.GPUs > 0 {
+			s[n.Model] += n.GPUs
+		}
+	}
+	return s
+}
+
+func (re *replay) run(ctx context.Context, in *Input, o *Options) (Result, error) {
+	c := re.cluster
 	arrivals := Arrivals(in.Tasks, c.milli, o.Load, o.Seed)
 	res := Result{Seed: o.Seed, Tasks: len(arrivals)}
+	var books *ledger
+	var rec *recorder
+	if o.Detail {
+		books = newLedger(in.Nodes)
+		rec = newRecorder(c, books, len(arrivals))
+	}
 	var arrived, allocated int64
-	percent := func() float64 { return 100 * float64(allocated) / float64(c.milli) }
+	percent := func(milli int64) float64 { return 100 * float64(milli) / float64(c.milli) }
 	res.A95, res.A100 = -1, -1
 	for i, at := range arrivals {
-		if i%256 == 0 && ctx.Err() != nil {
-			return Result{}, ctx.Err()
+		if i%256 == 0 {
+			if ctx.Err() != nil {
+				return Result{}, ctx.Err()
+			}
+			if o.Progress != nil {
+				o.Progress(i, len(arrivals))
+			}
 		}
 		r := &in.Tasks[at].Request
-		d.Observe(r)
+		re.dist.Observe(r)
 		milli := asked(r)
 		arrived += milli
-		if c.place(kinds[at]) {
+		spot, ok := c.place(re.kinds[at])
+		if ok {
 			allocated += milli
 		} else {
 			res.Unscheduled++
 		}
+		if rec != nil {
+			if ok {
+				rec.placed(at, spot.rank, books.take(spot, r))
+			} else {
+				rec.failed(at, re.kinds[at])
+			}
+			rec.point(percent(arrived), percent(allocated))
+		}
 		if res.A95 < 0 && 100*arrived >= 95*c.milli {
-			res.A95 = percent()
+			res.A95 = percent(allocated)
 		}
 		if res.A100 < 0 && arrived >= c.milli {
-			res.A100 = percent()
+			res.A100 = percent(allocated)
 		}
 	}
-	res.Final = percent()
+	res.Final = percent(allocated)
 	if res.A95 < 0 {
 		res.A95 = res.Final
 	}
 	if res.A100 < 0 {
 		res.A100 = res.Final
 	}
-	res.Seconds = time.Since(start).Seconds()
+	if rec != nil {
+		res.Detail = rec.finish()
+	}
+	if o.Progress != nil {
+		o.Progress(len(arrivals), len(arrivals))
+	}
 	return res, nil
 }
 
@@ -163,6 +243,8 @@ func validate(in *Input, o *Options) error {
 		return errors.New("no task asks for a GPU: give at least one that does")
 	case !(o.Load > 0 && o.Load <= 100):
 		return fmt.Errorf("a load of %g is not above 0 and at most 100", o.Load)
+	case !(o.DefragBudget >= 0 && o.DefragBudget <= 1):
+		return fmt.Errorf("a defragmentation budget of %g is not in 0 to 1", o.DefragBudget)
 	case o.Distribution != "" && o.Distribution != DistributionTrace && o.Distribution != DistributionOnline:
 		return fmt.Errorf("unknown distribution %q: use %s or %s", o.Distribution, DistributionTrace, DistributionOnline)
 	}

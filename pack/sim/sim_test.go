@@ -76,6 +76,7 @@ func TestRunRefuses(t *testing.T) {
 		"share of memory": {func(in *Input, _ *Options) { in.Tasks = []Task{{Name: "a", Request: pack.Request{MiB: 5}}} }, `task "a" asks for a share of GPU memory: give its share of compute instead`},
 		"too many GPUs":   {func(in *Input, _ *Options) { in.Nodes[0].GPUs = 33 }, `node "node-000": 33 GPUs, 64000 milli-CPU and 262144 MiB: at most 32 GPUs, and nothing below 0`},
 		"load":            {func(_ *Input, o *Options) { o.Load = 0 }, "a load of 0 is not above 0 and at most 100"},
+		"budget":          {func(_ *Input, o *Options) { o.DefragBudget = 1.5 }, "a defragmentation budget of 1.5 is not in 0 to 1"},
 		"distribution":    {func(_ *Input, o *Options) { o.Distribution = "x" }, `unknown distribution "x": use trace or online`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -116,6 +117,27 @@ func TestDeterministic(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Of equal nodes, the first by name is taken or one that the seed decides on.
+func TestTies(t *testing.T) {
+	in := Input{Tasks: []Task{{Name: "one", Request: pack.Request{GPUs: 1}}}}
+	for _, name := range []string{"d", "b", "a", "c"} {
+		in.Nodes = append(in.Nodes, Node{Name: name, GPUs: 1, Model: "T4"})
+	}
+	first := func(seed uint64, byName bool) string {
+		r, err := Run(context.Background(), in, Options{Policy: "fgd", Seed: seed, Load: 0.25, TiesByName: byName, Detail: true})
+		require.NoError(t, err)
+		require.Len(t, r.Detail.Placements, 1)
+		return r.Detail.Placements[0].Node
+	}
+	chosen := map[string]bool{}
+	for seed := range uint64(40) {
+		assert.Equal(t, "a", first(seed, true))
+		assert.Equal(t, first(seed, false), first(seed, false))
+		chosen[first(seed, false)] = true
+	}
+	assert.Len(t, chosen, 4)
 }
 
 func TestArrivals(t *testing.T) {
@@ -168,19 +190,29 @@ func TestPlace(t *testing.T) {
 				require.True(t, ok)
 				require.InDelta(t, best, o.score, 1e-9)
 			}
-			placed := c.place(kinds[at])
+			_, placed := c.place(kinds[at])
 			require.Equal(t, any, placed)
 			if placed {
 				asks += asked(r)
 			}
+			if rapid.IntRange(0, 9).Draw(t, "sweep") == 0 {
+				c.sweep()
+				require.Len(t, c.states, c.live)
+				require.Len(t, c.ids, c.live)
+			}
+			for rank, id := range c.of {
+				require.Contains(t, c.nodes[id], int32(rank))
+				require.Equal(t, id, c.ids[c.states[id]])
+			}
 			var free int64
-			count := 0
+			count, live := 0, 0
 			for id := range c.states {
 				s := &c.states[id].shape
 				n := len(c.nodes[id])
 				count += n
 				free += int64(n) * s.Free()
 				if n > 0 {
+					live++
 					require.GreaterOrEqual(t, s.CPUMilli, int64(0))
 					require.GreaterOrEqual(t, s.MemoryMiB, int64(0))
 					require.True(t, slices.IsSortedFunc(s.Milli[:s.Len], func(a, b int16) int { return int(b) - int(a) }))
@@ -188,6 +220,7 @@ func TestPlace(t *testing.T) {
 				}
 			}
 			require.Equal(t, len(in.Nodes), count)
+			require.Equal(t, c.live, live)
 			require.Equal(t, c.milli-asks, free)
 		}
 	})

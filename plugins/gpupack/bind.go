@@ -69,7 +69,6 @@ func (p *Plugin) PostBind(_ context.Context, state fwk.CycleState, pod *corev1.P
 		return
 	}
 	decisions.WithLabelValues("placed").Inc()
-	p.distribution.Observe(&c.request)
 	if c.planned != nil {
 		p.gangs.done(c.planned.gang, pod.UID)
 	}

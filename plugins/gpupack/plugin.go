@@ -8,6 +8,7 @@ package gpupack
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,10 +35,10 @@ const Name = "GPUPack"
 type Plugin struct {
 	handle  fwk.Handle
 	args    *config.GPUPackArgs
-	clock   clock.WithDelayedExecution
+	clock   clock.WithTickerAndDelayedExecution
 	chooser pack.Chooser
-	// distribution of the workload classes that the policy expects, learned from the pods that come.
-	distribution *pack.Distribution
+	// learning is of what the policy expects to come.
+	learning *learning
 
 	pods       corelisters.PodLister
 	podIndexer cache.Indexer
@@ -46,6 +47,8 @@ type Plugin struct {
 	ledger     *ledger
 	gangs      *gangs
 	nodes      nodeStates
+	// told is what the policy knows of the cluster.
+	told policy.Told
 }
 
 var (
@@ -62,6 +65,7 @@ var (
 	_ fwk.PostBindPlugin    = &Plugin{}
 	_ fwk.EnqueueExtensions = &Plugin{}
 	_ fwk.SignPlugin        = &Plugin{}
+	_ io.Closer             = &Plugin{}
 )
 
 // New makes the plugin. It fails where the arguments are wrong or the API server does not serve gpupack's CRDs.
@@ -80,10 +84,9 @@ func New(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin
 	}
 	registerMetrics()
 	p := &Plugin{
-		handle:       handle,
-		args:         args,
-		clock:        clock.RealClock{},
-		distribution: distribution,
+		handle: handle,
+		args:   args,
+		clock:  clock.RealClock{},
 		chooser: pack.Chooser{
 			Policy:     chosen,
 			Limits:     pack.Limits{WholeForeignMiB: args.WholeGPUForeignMiB},
@@ -92,13 +95,27 @@ func New(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin
 		ledger: newLedger(),
 	}
 	p.gangs = newGangs(p)
+	p.learning = newLearning(distribution, handle.ClientSet(), handle.SharedInformerFactory().Core().V1().Pods().Lister(),
+		ownNamespace(), handle.ProfileName())
+	p.learning.keep(ctx)
 	if err := p.watchPods(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.watchNodes(); err != nil {
 		return nil, err
 	}
-	return p, p.watchCRDs(ctx)
+	if err := p.watchCRDs(ctx); err != nil {
+		return nil, err
+	}
+	go p.learning.run(ctx, p.clock)
+	return p, nil
+}
+
+// Close implements io.Closer, which kube-scheduler calls when it has been told to end. It does not wait for it where leader
+// election is on, so that what was learned in the last minute may be lost.
+func (p *Plugin) Close() error {
+	p.learning.keep(context.Background())
+	return nil
 }
 
 // Name implements fwk.Plugin.

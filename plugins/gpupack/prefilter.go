@@ -17,7 +17,7 @@ import (
 
 // PreFilter reads what the pod asks for. For the first member of a gang, it plans the whole gang; every member is then
 // confined to the node that the plan has for it.
-func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, _ []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
+func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
 	if _, err := state.Read(planningKey); err == nil {
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
@@ -30,6 +30,8 @@ func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev
 		decisions.WithLabelValues("invalid").Inc()
 		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, err.Error())
 	}
+	p.learning.observe(pod, &request)
+	p.tellCluster(nodes)
 	c := &cycle{request: request, rejected: &rejections{}, choices: &sync.Map{}, ranking: &ranking{}}
 	if name := groupOf(pod); name.Name != "" {
 		e, status := p.placeOfMember(ctx, pod)

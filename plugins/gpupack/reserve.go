@@ -78,24 +78,23 @@ func (p *Plugin) choice(c *cycle, n *pack.Node) (pack.Choice, bool) {
 func (p *Plugin) record(c *cycle, node string) v1alpha1.Decision {
 	d := v1alpha1.Decision{
 		Policy:   p.chooser.Policy.Name(),
-		Score:    fwk.MaxNodeScore,
-		Feasible: max(1, c.ranking.feasible),
+		Score:    c.ranking.of(node),
+		Feasible: max(1, len(c.ranking.scores)),
 		Rejected: c.rejected.counts(),
 	}
 	if c.planned != nil {
 		d.Gang = c.planned.gang.Name
 		return d
 	}
-	switch node {
-	case "", c.ranking.best.Name:
-		d.RunnerUp, d.RunnerUpScore = c.ranking.second.Name, c.ranking.second.Score
-	default:
-		// Other plugins' scores outweighed the policy's; the policy's own favourite is then the runner-up.
-		d.RunnerUp, d.RunnerUpScore = c.ranking.best.Name, c.ranking.best.Score
-		if node == c.ranking.second.Name {
-			d.Score = c.ranking.second.Score
-		}
+	if len(c.ranking.scores) < 2 {
+		return d
 	}
+	// Where other plugins' scores outweighed the policy's, its own favourite is the runner-up.
+	other := &c.ranking.scores[c.ranking.best]
+	if other.Name == node {
+		other = &c.ranking.scores[c.ranking.second]
+	}
+	d.RunnerUp, d.RunnerUpScore = other.Name, other.Score
 	return d
 }
 

@@ -4,10 +4,8 @@
 package gpupack
 
 import (
-	"cmp"
 	"context"
 	"math"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
@@ -17,8 +15,20 @@ import (
 
 // ranking is the outcome of scoring, kept for the decision record.
 type ranking struct {
-	best, second fwk.NodeScore
-	feasible     int
+	// scores are 0 to 100.
+	scores fwk.NodeScoreList
+	// best and second are positions in scores, of which there are two at least.
+	best, second int
+}
+
+// of returns the score of a node; 100 where there was nothing to compare it with.
+func (r *ranking) of(node string) int64 {
+	for i := range r.scores {
+		if r.scores[i].Name == node {
+			return r.scores[i].Score
+		}
+	}
+	return fwk.MaxNodeScore
 }
 
 // PreScore skips pods for which there is nothing to compare.
@@ -30,10 +40,8 @@ func (p *Plugin) PreScore(_ context.Context, state fwk.CycleState, pod *corev1.P
 	return nil
 }
 
-// scoreUnit is the resolution of a raw score: millionths of a milli-GPU.
-const scoreUnit = 1e6
-
-// Score rates the node by the packing policy. The result is raw; NormalizeScore brings it to 0 to 100.
+// Score rates the node by the packing policy, in milli-GPU. NormalizeScore goes by the exact figure, which is in the cycle's
+// choices.
 func (p *Plugin) Score(_ context.Context, state fwk.CycleState, _ *corev1.Pod, info fwk.NodeInfo) (int64, *fwk.Status) {
 	c := cycleOf(state)
 	if c == nil {
@@ -41,50 +49,56 @@ func (p *Plugin) Score(_ context.Context, state fwk.CycleState, _ *corev1.Pod, i
 	}
 	choice, reason := p.chooser.Choose(p.node(info), &c.request)
 	if reason != pack.ReasonFits {
-		// Telemetry has moved since Filter. Reserve would refuse the node; make it the last choice.
-		return math.MinInt64 / 2, nil
+		// Telemetry has moved since Filter. Without a choice the node comes last, and Reserve would refuse it.
+		return 0, nil
 	}
 	c.choices.Store(info.Node().Name, choice)
-	return int64(choice.Score * scoreUnit), nil
+	return int64(choice.Score), nil
 }
 
 // ScoreExtensions implements fwk.ScorePlugin.
 func (p *Plugin) ScoreExtensions() fwk.ScoreExtensions { return p }
 
-// NormalizeScore gives the best node 100 and the others 0 to 99 in proportion, so that nearly equal nodes stay apart. Among
-// equals the first by name wins, which makes decisions repeatable.
+// NormalizeScore gives 100 to one node, the policy's favourite, and 0 to 99 to the others in proportion: kube-scheduler would
+// draw lots between equals. Of nodes that the policy rates alike, the first by name is the favourite, as in simulations.
 func (p *Plugin) NormalizeScore(_ context.Context, state fwk.CycleState, _ *corev1.Pod, scores fwk.NodeScoreList) *fwk.Status {
-	if len(scores) == 0 {
+	c := cycleOf(state)
+	if c == nil {
 		return nil
 	}
-	order := make([]int, len(scores))
-	lowest := int64(math.MaxInt64)
+	ratings := make([]float64, len(scores))
+	lowest := math.Inf(1)
 	for i := range scores {
-		order[i] = i
-		if scores[i].Score > math.MinInt64/2 {
-			lowest = min(lowest, scores[i].Score)
+		ratings[i] = math.Inf(-1)
+		if choice, ok := c.choices.Load(scores[i].Name); ok {
+			ratings[i] = choice.(pack.Choice).Score
+			lowest = min(lowest, ratings[i])
 		}
 	}
-	slices.SortFunc(order, func(a, b int) int {
-		return cmp.Or(cmp.Compare(scores[b].Score, scores[a].Score), cmp.Compare(scores[a].Name, scores[b].Name))
-	})
-	best := scores[order[0]].Score
-	spread := float64(best) - float64(lowest)
+	better := func(a, b int) bool {
+		return b < 0 || ratings[a] > ratings[b] || ratings[a] == ratings[b] && scores[a].Name < scores[b].Name
+	}
+	best, second := -1, -1
 	for i := range scores {
 		switch {
-		case i == order[0]:
+		case better(i, best):
+			best, second = i, best
+		case better(i, second):
+			second = i
+		}
+	}
+	for i := range scores {
+		switch {
+		case i == best:
 			scores[i].Score = fwk.MaxNodeScore
-		case spread <= 0:
+		case math.IsInf(ratings[i], -1):
+			scores[i].Score = 0
+		case ratings[best] == lowest:
 			scores[i].Score = fwk.MaxNodeScore - 1
 		default:
-			scores[i].Score = int64(math.Round(float64(fwk.MaxNodeScore-1) * max(0, float64(scores[i].Score)-float64(lowest)) / spread))
+			scores[i].Score = int64(math.Round(float64(fwk.MaxNodeScore-1) * (ratings[i] - lowest) / (ratings[best] - lowest)))
 		}
 	}
-	if c := cycleOf(state); c != nil {
-		c.ranking.best, c.ranking.feasible = scores[order[0]], len(scores)
-		if len(order) > 1 {
-			c.ranking.second = scores[order[1]]
-		}
-	}
+	*c.ranking = ranking{scores: scores, best: best, second: second}
 	return nil
 }

@@ -25,11 +25,15 @@ type nodeState struct {
 	stale      bool
 
 	node *pack.Node
+	// free is what is left of its GPUs, in milli-GPU.
+	free int64
 }
 
 // node returns the packing state of a node as NodeInfo has it, with the places that gang plans hold. Callers must not
 // change it.
-func (p *Plugin) node(info fwk.NodeInfo) *pack.Node {
+func (p *Plugin) node(info fwk.NodeInfo) *pack.Node { return p.state(info).node }
+
+func (p *Plugin) state(info fwk.NodeInfo) *nodeState {
 	name := info.Node().Name
 	options := p.convertOptions(p.clock.Now())
 	gn := p.telemetry.get(name)
@@ -40,7 +44,7 @@ func (p *Plugin) node(info fwk.NodeInfo) *pack.Node {
 	if v, ok := p.nodes.byName.Load(name); ok {
 		known := v.(*nodeState)
 		if known.generation == key.generation && known.telemetry == key.telemetry && known.ledger == key.ledger && known.stale == key.stale {
-			return known.node
+			return known
 		}
 	}
 	entries, version := p.ledger.onNode(name)
@@ -73,9 +77,10 @@ func (p *Plugin) node(info fwk.NodeInfo) *pack.Node {
 			n.Place(&e.request, string(e.uid), positions(n, e.gpus))
 		}
 	}
-	key.node = n
+	shape := p.chooser.Shape(n)
+	key.node, key.free = n, shape.Free()
 	p.nodes.byName.Store(name, &key)
-	return n
+	return &key
 }
 
 // positions finds GPUs on a node by their UUIDs.

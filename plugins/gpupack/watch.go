@@ -23,6 +23,7 @@ import (
 
 	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/pack/policy"
 )
 
 // newest keeps the newest version of each object of one kind. Both the plugin's own watch and the scheduling queue's events
@@ -32,6 +33,10 @@ type newest[T metav1.Object] struct {
 	byKey    map[types.NamespacedName]T
 	version  uint64
 	informer cache.SharedIndexInformer
+	// synced says whether the objects that there were at the start are all here.
+	synced cache.InformerSynced
+	// changed, where set, is told of each change under the lock, with the zero value where there was or is no object.
+	changed func(before, after T)
 }
 
 // set takes an object unless a newer version of it is known.
@@ -39,11 +44,15 @@ func (s *newest[T]) set(obj T) {
 	key := types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old, ok := s.byKey[key]; ok && old.GetUID() == obj.GetUID() && resourceVersion(old) >= resourceVersion(obj) {
+	old, ok := s.byKey[key]
+	if ok && old.GetUID() == obj.GetUID() && resourceVersion(old) >= resourceVersion(obj) {
 		return
 	}
 	s.byKey[key] = obj
 	s.version++
+	if s.changed != nil {
+		s.changed(old, obj)
+	}
 }
 
 // remove forgets an object of that UID.
@@ -51,9 +60,15 @@ func (s *newest[T]) remove(obj metav1.Object) {
 	key := types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old, ok := s.byKey[key]; ok && old.GetUID() == obj.GetUID() {
-		delete(s.byKey, key)
-		s.version++
+	old, ok := s.byKey[key]
+	if !ok || old.GetUID() != obj.GetUID() {
+		return
+	}
+	delete(s.byKey, key)
+	s.version++
+	if s.changed != nil {
+		var none T
+		s.changed(old, none)
 	}
 }
 
@@ -94,6 +109,9 @@ type podGroups struct {
 // watchCRDs starts to watch GPUNodes and PodGroups.
 func (p *Plugin) watchCRDs(ctx context.Context) error {
 	p.telemetry = &telemetry{}
+	if aware, ok := p.chooser.Policy.(policy.SupplyAware); ok {
+		p.telemetry.changed = newSupply(aware).changed
+	}
 	p.groups = &podGroups{}
 	if err := watch(ctx, p.handle.KubeConfig(), v1alpha1.SchemeGroupVersion, "gpunodes", v1alpha1.AddToScheme,
 		&v1alpha1.GPUNode{}, &p.telemetry.newest); err != nil {
@@ -137,7 +155,7 @@ func watch[T interface {
 	}
 	store.byKey = map[types.NamespacedName]T{}
 	store.informer = cache.NewSharedIndexInformer(cache.NewListWatchFromClient(client, resource, "", fields.Everything()), example, 0, cache.Indexers{})
-	_, err = store.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	registration, err := store.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { store.set(obj.(T)) },
 		UpdateFunc: func(_, obj any) { store.set(obj.(T)) },
 		DeleteFunc: func(obj any) {
@@ -152,6 +170,7 @@ func watch[T interface {
 	if err != nil {
 		return err
 	}
+	store.synced = registration.HasSynced
 	go store.informer.RunWithContext(ctx)
 	return nil
 }
@@ -236,6 +255,9 @@ func (p *Plugin) watchPods(ctx context.Context) error {
 
 func (p *Plugin) podChanged(ctx context.Context, old, pod *corev1.Pod) {
 	p.ledger.observe(pod)
+	if pod.Spec.NodeName != "" {
+		p.learning.settled(pod.UID)
+	}
 	if pod.Spec.NodeName != "" || pod.Spec.SchedulerName != p.handle.ProfileName() {
 		return
 	}
@@ -264,6 +286,7 @@ func (p *Plugin) gangCompleted(ctx context.Context, name types.NamespacedName) {
 
 func (p *Plugin) podGone(ctx context.Context, pod *corev1.Pod) {
 	p.ledger.drop(pod.UID)
+	p.learning.settled(pod.UID)
 	p.gangs.memberGone(ctx, pod)
 }
 
@@ -277,5 +300,5 @@ func groupOf(pod *corev1.Pod) types.NamespacedName {
 
 // ready says whether the plugin's own watches have seen everything once. The framework does not wait for those.
 func (p *Plugin) ready() bool {
-	return p.telemetry.informer.HasSynced() && p.groups.informer.HasSynced()
+	return p.telemetry.synced() && p.groups.synced()
 }

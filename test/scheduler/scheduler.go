@@ -185,6 +185,17 @@ func (s *Scheduler) Kill() {
 	<-s.exited
 }
 
+// Stop asks the process to end and waits until it has.
+func (s *Scheduler) Stop(t testing.TB) {
+	t.Helper()
+	require.NoError(t, s.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-s.exited:
+	case <-time.After(30 * time.Second):
+		require.Fail(t, "the scheduler goes on after SIGTERM")
+	}
+}
+
 // Hold makes every request for which match returns true wait until the process has ended; the API server never gets it.
 func (s *Scheduler) Hold(match func(*http.Request) bool) { s.hold.Store(&match) }
 

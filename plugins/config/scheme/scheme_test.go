@@ -68,7 +68,7 @@ func argsOf(t *testing.T, cfg *schedulerconfig.KubeSchedulerConfiguration) *conf
 
 func defaults() *config.GPUPackArgs {
 	return &config.GPUPackArgs{
-		Policy:             "fgd",
+		Policy:             "gpupack",
 		LoadWeight:         50,
 		StaleAfter:         metav1.Duration{Duration: 3 * time.Minute},
 		StalePolicy:        convert.StaleTrustRequests,
@@ -94,6 +94,7 @@ func TestDecode(t *testing.T) {
 `, func(a *config.GPUPackArgs) {
 			a.LoadWeight, a.StalePolicy, a.WholeGPUForeignMiB = 200, convert.StaleReject, 1024
 			a.StaleAfter.Duration, a.GangTimeout.Duration = 90*time.Second, 150*time.Second
+			a.Policy = "fgd"
 		}},
 		{"zero is no default", `
       loadWeight: 0
@@ -179,11 +180,19 @@ func TestManifestDecodes(t *testing.T) {
 	profile := &cfg.Profiles[0]
 	assert.Equal(t, "gpupack", profile.SchedulerName)
 	assert.Contains(t, profile.Plugins.MultiPoint.Enabled, schedulerconfig.Plugin{Name: "GPUPack", Weight: 100})
+	assert.Equal(t, []schedulerconfig.Plugin{{Name: "NodeResourcesFit"}, {Name: "NodeResourcesBalancedAllocation"}, {Name: "ImageLocality"}},
+		profile.Plugins.Score.Disabled, "these would work against the packing")
+	seen := 0
 	for _, c := range profile.PluginConfig {
-		if fit, ok := c.Args.(*schedulerconfig.NodeResourcesFitArgs); ok {
-			assert.Equal(t, []string{"gpupack.dev"}, fit.IgnoredResourceGroups)
-			return
+		switch args := c.Args.(type) {
+		case *schedulerconfig.NodeResourcesFitArgs:
+			assert.Equal(t, []string{"gpupack.dev"}, args.IgnoredResourceGroups, "no node lists such resources")
+			seen++
+		case *schedulerconfig.PodTopologySpreadArgs:
+			assert.Equal(t, schedulerconfig.ListDefaulting, args.DefaultingType)
+			assert.Empty(t, args.DefaultConstraints)
+			seen++
 		}
 	}
-	assert.Fail(t, "NodeResourcesFit would look for resources that no node lists")
+	assert.Equal(t, 2, seen)
 }

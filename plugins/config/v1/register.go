@@ -35,8 +35,8 @@ func AddToScheme(s *runtime.Scheme) error {
 
 // SetDefaults fills what is left out.
 func SetDefaults(a *GPUPackArgs) {
-	setDefault(&a.Policy, "fgd")
-	setDefault(&a.LoadWeight, 50)
+	setDefault(&a.Policy, "gpupack")
+	setDefault(&a.LoadWeight, pack.DefaultLoadWeight)
 	setDefault(&a.StaleAfter, metav1.Duration{Duration: convert.DefaultStaleAfter})
 	setDefault(&a.StalePolicy, string(convert.StaleTrustRequests))
 	setDefault(&a.WholeGPUForeignMiB, pack.DefaultWholeForeignMiB)

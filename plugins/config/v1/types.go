@@ -14,7 +14,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 type GPUPackArgs struct {
 	metav1.TypeMeta `json:",inline"`
 
-	// Policy is the name of the packing policy. Default: fgd.
+	// Policy is the name of the packing policy: gpupack, fgd, or another that docs/packing.md lists. Default: gpupack.
 	Policy *string `json:"policy,omitempty"`
 	// LoadWeight is how much a GPU at 100 % utilisation counts against a share that would go there, in percent of what
 	// the share takes: 0 to 1000. 0 ignores utilisation. Default: 50.
