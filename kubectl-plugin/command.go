@@ -86,7 +86,7 @@ func (e *env) command() *cobra.Command {
 		Use:   "kubectl-gpupack",
 		Short: "See and explain how the GPUs of a cluster are used",
 		Long: "kubectl gpupack shows what the GPUs of a cluster do and who uses them, where gpupack placed pods and why,\n" +
-			"and what a pending pod waits for.",
+			"what a pending pod waits for, and what would be on another cluster or with another packing policy.",
 		Example: "  kubectl gpupack top\n  kubectl gpupack top pods -n research\n  kubectl gpupack explain trainer-0",
 		Annotations: map[string]string{
 			cobra.CommandDisplayNameAnnotation: "kubectl gpupack",
@@ -104,7 +104,8 @@ func (e *env) command() *cobra.Command {
 	e.config.AddFlags(root.PersistentFlags())
 	e.view.staleAfter = convert.DefaultStaleAfter
 	e.view.wholeForeignMiB = pack.DefaultWholeForeignMiB
-	root.AddCommand(e.topCommand(), e.placementsCommand(), e.explainCommand(), e.versionCommand())
+	root.AddCommand(e.topCommand(), e.placementsCommand(), e.explainCommand(), e.snapshotCommand(), e.simulateCommand(),
+		e.versionCommand())
 	root.InitDefaultCompletionCmd("completion")
 	return root
 }

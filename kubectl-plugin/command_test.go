@@ -53,7 +53,8 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestHelpNamesTheCommandAsItIsCalled(t *testing.T) {
-	for _, args := range [][]string{{}, {"--help"}, {"help", "top"}, {"top", "pods", "-h"}, {"explain", "--help"}, {"placements", "--help"}} {
+	for _, args := range [][]string{{}, {"--help"}, {"help", "top"}, {"top", "pods", "-h"}, {"explain", "--help"}, {"placements", "--help"},
+		{"snapshot", "-h"}, {"simulate", "-h"}} {
 		got := invoke(t, nil, args...)
 		assert.Equal(t, exitOK, got.code, got.err)
 		assert.Contains(t, got.out, "kubectl gpupack")
@@ -80,6 +81,8 @@ func TestCompletion(t *testing.T) {
 	assert.Contains(t, got.out, "requested\n")
 	got = invoke(t, cluster(t, fleet()), "__complete", "explain", "-n", "research", "")
 	assert.Contains(t, got.out, "llama-worker-0\nllama-worker-1\n:4\n")
+	got = invoke(t, nil, "__complete", "simulate", "--policy", "")
+	assert.Contains(t, got.out, "best-fit\n")
 	got = invoke(t, nil, "__complete", "to")
 	assert.Contains(t, got.out, "top\t")
 }
@@ -106,9 +109,13 @@ func TestColour(t *testing.T) {
 func TestReferenceIsTrue(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join("..", "docs", "kubectl.md"))
 	require.NoError(t, err)
-	for _, name := range []string{"top-nodes-100", "top-pods-100", "placements-100", "explain-pending-whole", "explain-running"} {
+	for _, name := range []string{"top-nodes-100", "top-pods-100", "placements-100", "explain-pending-whole", "explain-running",
+		"whatif-add-nodes", "whatif-drain", "simulate"} {
 		want, err := os.ReadFile(filepath.Join("testdata", name+".golden"))
 		require.NoError(t, err)
-		assert.Contains(t, string(doc), string(want), "docs/kubectl.md does not show testdata/%s.golden", name)
+		assert.Contains(t, withoutSecondsColumn(string(doc)), string(want), "docs/kubectl.md does not show testdata/%s.golden", name)
 	}
+	job, err := os.ReadFile(filepath.Join("testdata", "job.yaml"))
+	require.NoError(t, err)
+	assert.Contains(t, string(doc), string(job))
 }

@@ -4,11 +4,9 @@
 package kubectlplugin
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,7 +23,6 @@ import (
 	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/pack"
-	"github.com/gpupack/gpupack/pack/policy"
 )
 
 // Explanation is the answer of kubectl gpupack explain.
@@ -269,9 +266,12 @@ func (e *env) explainPending(ctx context.Context, r client.Reader, answer *Expla
 	if answer.Scheduler, err = lastWord(ctx, r, pod); err != nil {
 		return nil, err
 	}
-	c := &candidates{s: s, taken: taken, limits: pack.Limits{WholeForeignMiB: e.view.wholeForeignMiB}}
-	c.convert(e.view)
-	c.judge(answer, pod, request)
+	chooser, _, err := newChooser(schedulerPolicy, s, e.view)
+	if err != nil {
+		return nil, err
+	}
+	c := newCandidates(s, taken, chooser, e.view)
+	answer.judge(c, pod, request)
 	if err := e.explainGang(ctx, r, answer, pod, c); err != nil {
 		return nil, err
 	}
@@ -339,79 +339,15 @@ func eventTime(e *corev1.Event) metav1.Time {
 	return metav1.NewTime(at)
 }
 
-// candidates are the nodes on which pods can be tried.
-type candidates struct {
-	s      *snapshot
-	taken  requests
-	limits pack.Limits
-	// states are those of s.nodes.
-	states []*pack.Node
-}
-
-func (c *candidates) convert(o viewOptions) {
-	pods, opts := c.s.podsByNode(), c.s.convertOptions(o)
-	c.states = make([]*pack.Node, len(c.s.nodes))
-	for i := range c.s.nodes {
-		node := &c.s.nodes[i]
-		c.states[i] = convert.Node(node, c.s.gpuNode(node.Name), pods[node.Name], opts)
-	}
-}
-
 // nearestNodes is how many nodes are shown in detail.
 const nearestNodes = 3
 
-// judge tries the pod on each node.
-func (c *candidates) judge(answer *Explanation, pod *corev1.Pod, request *pack.Request) {
-	type verdict struct {
-		at        int
-		obstacles []obstacle
-		effort    int
-		// fitting is how many of the node's GPUs fit, free their free memory.
-		fitting int
-		free    int64
-	}
-	r := rulesOf(pod)
-	answer.Nodes = &NodeCounts{Total: len(c.s.nodes)}
-	counts := map[string]*ReasonCount{}
-	var verdicts []verdict
-	for i := range c.s.nodes {
-		node := &c.s.nodes[i]
-		v := verdict{at: i, obstacles: checkNode(&c.limits, &r, request, node, c.states[i], c.taken[node.Name])}
-		for _, o := range v.obstacles {
-			v.effort = max(v.effort, 1+o.effort)
-		}
-		for _, g := range c.limits.Explain(c.states[i], request) {
-			if g.Reason == pack.ReasonFits {
-				v.fitting++
-			}
-			v.free = max(v.free, g.FreeMiB)
-		}
-		verdicts = append(verdicts, v)
-		if len(v.obstacles) == 0 {
-			answer.Nodes.Fitting++
-			continue
-		}
-		first := v.obstacles[0]
-		if counts[first.message] == nil {
-			counts[first.message] = &ReasonCount{Reason: first.reason, Message: first.message, Example: node.Name}
-		}
-		counts[first.message].Nodes++
-	}
-	for _, count := range counts {
-		answer.Reasons = append(answer.Reasons, *count)
-	}
-	slices.SortFunc(answer.Reasons, func(a, b ReasonCount) int {
-		return cmp.Or(cmp.Compare(b.Nodes, a.Nodes), cmp.Compare(a.Message, b.Message))
-	})
-	slices.SortStableFunc(verdicts, func(a, b verdict) int {
-		return cmp.Or(cmp.Compare(a.effort, b.effort), cmp.Compare(len(a.obstacles), len(b.obstacles)),
-			cmp.Compare(b.fitting, a.fitting), cmp.Compare(b.free, a.free))
-	})
-	for _, v := range verdicts {
-		if len(answer.Nearest) == nearestNodes || v.effort > effortNoGPU {
-			break
-		}
-		answer.Nearest = append(answer.Nearest, c.nodeVerdict(v.at, v.obstacles, request))
+// judge fills in what is in the way of the pod on each node.
+func (x *Explanation) judge(c *candidates, pod *corev1.Pod, request *pack.Request) {
+	v := c.judge(pod, request)
+	x.Nodes, x.Reasons = &NodeCounts{Total: len(c.states), Fitting: v.fitting}, v.reasons
+	for _, n := range v.nearest(nearestNodes) {
+		x.Nearest = append(x.Nearest, c.nodeVerdict(n.at, n.obstacles, request))
 	}
 }
 
@@ -425,7 +361,7 @@ func (c *candidates) nodeVerdict(at int, obstacles []obstacle, request *pack.Req
 		}
 		out.Obstacles = append(out.Obstacles, sentence)
 	}
-	for i, g := range c.limits.Explain(state, request) {
+	for i, g := range c.chooser.Limits.Explain(state, request) {
 		out.GPUs = append(out.GPUs, GPUVerdict{
 			UUID: g.UUID, Index: g.Index, Fits: g.Reason == pack.ReasonFits, Reason: g.Reason.String(),
 			Message: c.gpuMessage(&state.GPUs[i], &g, request),
@@ -476,7 +412,7 @@ func (e *env) explainGang(ctx context.Context, r client.Reader, answer *Explanat
 	if name == "" {
 		return nil
 	}
-	members, err := read(ctx, r, e.now(), scope{podGroups: pod.Namespace, pods: &podScope{namespace: pod.Namespace,
+	members, err := read(ctx, r, e.now(), scope{podGroups: &pod.Namespace, pods: &podScope{namespace: pod.Namespace,
 		selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelPodGroup: name}),
 		keep:     func(p *corev1.Pod) bool { return !convert.IsTerminal(p) && p.DeletionTimestamp == nil }}})
 	if err != nil {
@@ -507,7 +443,7 @@ func (e *env) explainGang(ctx context.Context, r client.Reader, answer *Explanat
 	if missing := gang.MinMember - gang.Members; missing > 0 {
 		gang.WaitsFor = fmt.Sprintf("%s to be created (%d of %d exist)", plural(missing, "more member"), gang.Members, gang.MinMember)
 	}
-	failure, err := c.plan(waiting, need)
+	_, failure, err := c.plan(waiting, need)
 	var invalid *invalidMember
 	switch {
 	case errors.As(err, &invalid):
@@ -523,74 +459,6 @@ func (e *env) explainGang(ctx context.Context, r client.Reader, answer *Explanat
 		gang.Room = len(waiting)
 	}
 	return nil
-}
-
-// invalidMember is a member of a gang that asks for what cannot be.
-type invalidMember struct {
-	name string
-	err  error
-}
-
-func (e *invalidMember) Error() string { return fmt.Sprintf("member %s is wrong: %v", e.name, e.err) }
-
-// plan asks pack where the members would go together, as the scheduler does.
-func (c *candidates) plan(members []*corev1.Pod, need int) (*pack.GangFailure, error) {
-	fgd, err := policy.New("fgd", pack.NewDistribution(pack.DefaultClasses()))
-	if err != nil {
-		return nil, err
-	}
-	together := &gangRoom{c: c, added: make([]corev1.ResourceList, len(c.s.nodes))}
-	classes := make([]pack.Request, len(members))
-	list := make([]pack.Member, len(members))
-	for i, m := range members {
-		if classes[i], err = convert.Request(m); err != nil {
-			return nil, &invalidMember{m.Name, err}
-		}
-		list[i] = pack.Member{ID: string(m.UID), Class: i}
-		together.rules = append(together.rules, rulesOf(m))
-		together.wanted = append(together.wanted, podRequests(m))
-	}
-	chooser := pack.Chooser{Limits: c.limits, Policy: fgd}
-	_, failure := chooser.PlanGang(c.states, classes, list, need, together)
-	return failure, nil
-}
-
-// gangRoom tells pack which nodes a member may go to by all but GPUs.
-type gangRoom struct {
-	c      *candidates
-	rules  []rules
-	wanted []corev1.ResourceList
-	// added is what members planned so far take of each node.
-	added []corev1.ResourceList
-}
-
-func (g *gangRoom) Feasible(class, at int) (bool, string) {
-	node := &g.c.s.nodes[at]
-	if o := g.rules[class].check(node); len(o) > 0 {
-		return false, o[0].message
-	}
-	if o := shortages(node, sum(g.c.taken[node.Name], g.added[at]), g.wanted[class]); len(o) > 0 {
-		return false, o[0].message
-	}
-	return true, ""
-}
-
-func (g *gangRoom) Placed(class, at int) bool {
-	g.added[at] = sum(g.added[at], g.wanted[class])
-	return false
-}
-
-func sum(a, b corev1.ResourceList) corev1.ResourceList {
-	out := a.DeepCopy()
-	if out == nil {
-		out = corev1.ResourceList{}
-	}
-	for name, q := range b {
-		total := out[name]
-		total.Add(q)
-		out[name] = total
-	}
-	return out
 }
 
 // ago writes how long ago t was.

@@ -46,11 +46,14 @@ const (
 type requests map[string]corev1.ResourceList
 
 // add counts a pod on its node.
-func (r requests) add(pod *corev1.Pod) {
-	list := r[pod.Spec.NodeName]
+func (r requests) add(pod *corev1.Pod) { r.addTo(pod.Spec.NodeName, pod) }
+
+// addTo counts a pod on that node.
+func (r requests) addTo(node string, pod *corev1.Pod) {
+	list := r[node]
 	if list == nil {
 		list = corev1.ResourceList{}
-		r[pod.Spec.NodeName] = list
+		r[node] = list
 	}
 	for name, quantity := range podRequests(pod) {
 		sum := list[name]
@@ -69,8 +72,25 @@ func podRequests(pod *corev1.Pod) corev1.ResourceList {
 	return list
 }
 
+// hasRoom says whether the node has what is wanted beside what each of taken has.
+func hasRoom(node *corev1.Node, wanted corev1.ResourceList, taken ...corev1.ResourceList) bool {
+	for name, want := range wanted {
+		free := node.Status.Allocatable[name].DeepCopy()
+		for _, list := range taken {
+			free.Sub(list[name])
+		}
+		if want.Cmp(free) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // shortages is which resources the node has too little of for the pod, beside those that taken already has.
 func shortages(node *corev1.Node, taken, wanted corev1.ResourceList) []obstacle {
+	if hasRoom(node, wanted, taken) {
+		return nil
+	}
 	var out []obstacle
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		free := node.Status.Allocatable[name].DeepCopy()

@@ -26,18 +26,24 @@ type output struct {
 	keys []string
 	// names is true where -o name makes sense.
 	names bool
+	// html is true where -o html does.
+	html bool
 }
 
 const (
 	formatTable = "table"
 	formatWide  = "wide"
 	formatName  = "name"
+	formatHTML  = "html"
 )
 
 func (o *output) formats() []string {
 	f := []string{formatTable, formatWide, "json", "yaml"}
 	if o.names {
 		f = append(f, formatName)
+	}
+	if o.html {
+		f = append(f, formatHTML)
 	}
 	return append(f, "jsonpath=...")
 }
@@ -53,7 +59,7 @@ func (o *output) add(cmd *cobra.Command) {
 	}
 }
 
-// printer returns nil for tables and names.
+// printer returns nil for what is not printed as an object: tables, names, pages.
 func (o *output) printer(cmd *cobra.Command) (printers.ResourcePrinter, error) {
 	if len(o.keys) > 0 {
 		known := false
@@ -65,7 +71,7 @@ func (o *output) printer(cmd *cobra.Command) (printers.ResourcePrinter, error) {
 		}
 	}
 	switch {
-	case o.format == formatTable, o.format == formatWide, o.format == formatName && o.names:
+	case o.format == formatTable, o.format == formatWide, o.format == formatName && o.names, o.format == formatHTML && o.html:
 		return nil, nil
 	case o.format == "json", o.format == "yaml":
 		return (&genericclioptions.JSONYamlPrintFlags{}).ToPrinter(o.format)

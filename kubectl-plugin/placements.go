@@ -175,11 +175,14 @@ func (s *snapshot) placement(pod *corev1.Pod) PodPlacement {
 	return p
 }
 
-// indices writes the GPUs in short: their indices, or the head of a UUID where the index is not known.
-func (p *PodPlacement) indices() string {
+// indices writes the GPUs in short.
+func (p *PodPlacement) indices() string { return placedIndices(p.GPUs) }
+
+// placedIndices writes GPUs in short: their indices, or the head of a UUID where the index is not known.
+func placedIndices(gpus []PlacedGPU) string {
 	var known []PodGPU
 	var parts []string
-	for _, g := range p.GPUs {
+	for _, g := range gpus {
 		if g.Index >= 0 {
 			known = append(known, PodGPU{Index: g.Index})
 		} else {

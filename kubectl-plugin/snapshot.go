@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,6 +44,10 @@ type snapshot struct {
 	pods []corev1.Pod
 	// podGroups is empty where the cluster does not know PodGroups.
 	podGroups []podgroupv1alpha1.PodGroup
+	// priorityClasses is empty where the caller may not read them.
+	priorityClasses []schedulingv1.PriorityClass
+	// workloadClasses is the ConfigMap with what the scheduler has learned; nil where there is none, or none to read.
+	workloadClasses *corev1.ConfigMap
 }
 
 // scope is what to read. Lists that are nil are not read.
@@ -50,8 +55,10 @@ type scope struct {
 	nodes    *labels.Selector
 	gpuNodes bool
 	pods     *podScope
-	// podGroups of this namespace; empty reads none.
-	podGroups string
+	// podGroups of this namespace; empty for all.
+	podGroups *string
+	// priorityClasses and workloadClasses where the caller may read them.
+	priorityClasses, workloadClasses bool
 }
 
 // podScope is which pods to read.
@@ -63,6 +70,8 @@ type podScope struct {
 	node string
 	// bound leaves out pods without a node, and pods that have ended.
 	bound bool
+	// live leaves out pods that have ended.
+	live bool
 	// keep says which pods to keep; nil keeps all.
 	keep func(*corev1.Pod) bool
 }
@@ -81,19 +90,20 @@ func newReader(config *genericclioptions.ConfigFlags) (client.Reader, error) {
 		return nil, err
 	}
 	mapper := meta.NewDefaultRESTMapper(nil)
-	for _, kind := range []string{"Pod", "Event"} {
+	for _, kind := range []string{"Pod", "Event", "ConfigMap"} {
 		mapper.Add(corev1.SchemeGroupVersion.WithKind(kind), meta.RESTScopeNamespace)
 	}
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("GPUNode"), meta.RESTScopeRoot)
 	mapper.Add(podgroupv1alpha1.SchemeGroupVersion.WithKind("PodGroup"), meta.RESTScopeNamespace)
+	mapper.Add(schedulingv1.SchemeGroupVersion.WithKind("PriorityClass"), meta.RESTScopeRoot)
 	return client.New(rc, client.Options{Scheme: scheme, Mapper: mapper})
 }
 
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, v1alpha1.AddToScheme, podgroupv1alpha1.AddToScheme,
+		corev1.AddToScheme, schedulingv1.AddToScheme, v1alpha1.AddToScheme, podgroupv1alpha1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			return nil, err
@@ -130,15 +140,38 @@ func read(ctx context.Context, r client.Reader, now time.Time, want scope) (*sna
 			return describe(err, "pods")
 		})
 	}
-	if want.podGroups != "" {
+	if want.podGroups != nil {
 		lists.Go(func() (err error) {
 			s.podGroups, err = listAll(ctx, r, &podgroupv1alpha1.PodGroupList{},
 				func(l *podgroupv1alpha1.PodGroupList) []podgroupv1alpha1.PodGroup { return l.Items }, nil,
-				client.InNamespace(want.podGroups))
+				client.InNamespace(*want.podGroups))
 			if notServed(err) {
 				return nil
 			}
 			return describe(err, "podgroups")
+		})
+	}
+	if want.priorityClasses {
+		lists.Go(func() (err error) {
+			s.priorityClasses, err = listAll(ctx, r, &schedulingv1.PriorityClassList{},
+				func(l *schedulingv1.PriorityClassList) []schedulingv1.PriorityClass { return l.Items }, nil)
+			if apierrors.IsForbidden(err) {
+				return nil
+			}
+			return describe(err, "priorityclasses")
+		})
+	}
+	if want.workloadClasses {
+		lists.Go(func() error {
+			cm := &corev1.ConfigMap{}
+			key := client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.WorkloadClassesConfigMap}
+			switch err := r.Get(ctx, key, cm); {
+			case err == nil:
+				s.workloadClasses = cm
+			case !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err):
+				return fmt.Errorf("get configmap %s: %w", key, err)
+			}
+			return nil
 		})
 	}
 	if err := lists.Wait(); err != nil {
@@ -154,6 +187,10 @@ func (s *snapshot) sort() {
 	slices.SortFunc(s.pods, func(a, b corev1.Pod) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
+	slices.SortFunc(s.podGroups, func(a, b podgroupv1alpha1.PodGroup) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	slices.SortFunc(s.priorityClasses, func(a, b schedulingv1.PriorityClass) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 func listPods(ctx context.Context, r client.Reader, want *podScope) ([]corev1.Pod, error) {
@@ -161,15 +198,19 @@ func listPods(ctx context.Context, r client.Reader, want *podScope) ([]corev1.Po
 	if want.selector != nil {
 		opts = append(opts, client.MatchingLabelsSelector{Selector: want.selector})
 	}
-	if want.bound {
-		onNode := fields.OneTermNotEqualSelector("spec.nodeName", "")
-		if want.node != "" {
-			onNode = fields.OneTermEqualSelector("spec.nodeName", want.node)
-		}
-		opts = append(opts, client.MatchingFieldsSelector{Selector: fields.AndSelectors(onNode,
-			fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)),
-			fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed)),
-		)})
+	var terms []fields.Selector
+	switch {
+	case want.bound && want.node != "":
+		terms = append(terms, fields.OneTermEqualSelector("spec.nodeName", want.node))
+	case want.bound:
+		terms = append(terms, fields.OneTermNotEqualSelector("spec.nodeName", ""))
+	}
+	if want.bound || want.live {
+		terms = append(terms, fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)),
+			fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed)))
+	}
+	if len(terms) > 0 {
+		opts = append(opts, client.MatchingFieldsSelector{Selector: fields.AndSelectors(terms...)})
 	}
 	return listAll(ctx, r, &corev1.PodList{}, func(l *corev1.PodList) []corev1.Pod { return l.Items }, want.keep, opts...)
 }

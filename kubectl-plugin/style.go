@@ -70,6 +70,11 @@ func newScreen(w io.Writer) screen {
 	return s
 }
 
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
 // render returns spans as text, in colour if the screen has it.
 func (s *screen) render(spans []span) string {
 	var b strings.Builder

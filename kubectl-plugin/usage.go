@@ -168,6 +168,9 @@ func (s *snapshot) nodeUsage(o viewOptions, ofNodes bool) []NodeUsage {
 	return out
 }
 
+// productLabel is where NVIDIA's GPU feature discovery writes the model of a node's GPUs.
+const productLabel = "nvidia.com/gpu.product"
+
 func capacity(node *corev1.Node) int64 {
 	q := node.Status.Capacity[v1alpha1.ResourceGPU]
 	return q.Value()
@@ -205,7 +208,7 @@ func (s *snapshot) oneNode(node *corev1.Node, gn *v1alpha1.GPUNode, pods []conve
 func (u *NodeUsage) fromAPI(node *corev1.Node, pods []convert.Pod) {
 	u.GPUCount = int(capacity(node))
 	u.GPUsHealthy = u.GPUCount
-	u.Model = node.Labels["nvidia.com/gpu.product"]
+	u.Model = node.Labels[productLabel]
 	for _, p := range pods {
 		if r, err := convert.Request(p.Pod); err == nil {
 			u.GPUsHeld += r.GPUs

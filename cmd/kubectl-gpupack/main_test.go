@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -109,7 +110,8 @@ func TestPluginOnACluster(t *testing.T) {
 		"../../manifests/base/crds/scheduling.x-k8s.io_podgroups.yaml"))
 	observed := metav1.NowMicro()
 	gn := &v1alpha1.GPUNode{ObjectMeta: metav1.ObjectMeta{Name: "gpu-01"}}
-	require.NoError(t, c.Create(ctx, gn))
+	// Discovery learns of new CRDs a moment after they are served.
+	require.EventuallyWithT(t, func(t *assert.CollectT) { require.NoError(t, c.Create(ctx, gn)) }, 30*time.Second, 50*time.Millisecond)
 	gn.Status = v1alpha1.GPUNodeStatus{
 		ObservedTime: &observed, Source: v1alpha1.SourceSimulated, Mode: v1alpha1.ModeManage,
 		GPUs: []v1alpha1.GPU{
@@ -146,6 +148,30 @@ func TestPluginOnACluster(t *testing.T) {
 	assert.Contains(t, out, "GPU 1: 9060 MiB free of 15060, needs 12288; 5.9Gi is used outside any pod\n")
 	code, _, errOut = p.run(t, "explain", "nobody", "-n", ns)
 	assert.Equal(t, []any{1, "error: pod \"nobody\" not found in namespace \"" + ns + "\"\n"}, []any{code, errOut})
+
+	// What is written down is enough to answer for the cluster without it.
+	snapshot := filepath.Join(t.TempDir(), "cluster.yaml")
+	code, out, errOut = p.run(t, "snapshot")
+	require.Equal(t, 0, code, errOut)
+	assert.Empty(t, errOut)
+	assert.NotContains(t, out, "managedFields")
+	assert.NotContains(t, out, "image")
+	require.NoError(t, os.WriteFile(snapshot, []byte(out), 0o600))
+	offline := &plugin{p.path, "/dev/null"}
+	code, out, errOut = offline.run(t, "simulate", "--snapshot", snapshot)
+	assert.Equal(t, 0, code, errOut)
+	assert.Contains(t, out, "waits: none of 1 node fits\n     1  no GPU has enough free memory: gpu-01\n")
+	code, out, errOut = offline.run(t, "simulate", "--snapshot", snapshot, "--add-nodes", "1xT4", "-o", "json")
+	require.Equal(t, 0, code, errOut)
+	var whatIf kubectlplugin.WhatIf
+	require.NoError(t, json.Unmarshal([]byte(out), &whatIf))
+	require.Len(t, whatIf.Pods, 1)
+	assert.Equal(t, []any{"waits", "T4-new-1", "GPU-T4-new-1-0"}, []any{whatIf.Pods[0].Name, whatIf.Pods[0].Node, whatIf.Pods[0].GPUs[0].UUID})
+	code, out, errOut = offline.run(t, "simulate", "--snapshot", snapshot, "--drain", "gpu-01", "-o", "json")
+	require.Equal(t, 0, code, errOut)
+	require.NoError(t, json.Unmarshal([]byte(out), &whatIf))
+	assert.Len(t, whatIf.Pods, 2)
+	assert.Zero(t, whatIf.Placed)
 
 	code, _, errOut = p.run(t, "top", "--as", "nobody")
 	assert.Equal(t, 1, code)

@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"context"
 	"slices"
 	"testing"
 	"time"
@@ -81,7 +82,8 @@ func TestGPUNodeWithoutNode(t *testing.T) {
 	k.gpus[orphan][0].UUID = "GPU-" + orphan + "-0"
 	k.publish(t, orphan)
 	t.Cleanup(func() {
-		_ = k.Delete(t.Context(), &v1alpha1.GPUNode{ObjectMeta: metav1.ObjectMeta{Name: orphan}})
+		// t.Context has ended by now.
+		_ = k.Delete(context.Background(), &v1alpha1.GPUNode{ObjectMeta: metav1.ObjectMeta{Name: orphan}})
 	})
 	scheduler.Start(t, k.cp, scheduler.Options{})
 	k.create(t, "a", wholeGPUs(1))

@@ -53,16 +53,22 @@ func scheme() *runtime.Scheme {
 	return s
 }
 
-// newCluster makes nodes that each have those GPUs and publishes fresh telemetry for them.
-func newCluster(t *testing.T, nodes int, gpus func(node int) []v1alpha1.GPU) *cluster {
+// newCluster makes nodes that each have those GPUs and publishes fresh telemetry for them. changes are made to the nodes
+// before they are created.
+func newCluster(t *testing.T, nodes int, gpus func(node int) []v1alpha1.GPU, changes ...func(i int, node *corev1.Node)) *cluster {
 	t.Helper()
 	cp := controlPlane(t)
 	c, err := client.New(cp.Config(), client.Options{Scheme: scheme()})
 	require.NoError(t, err)
+	// A scheduler of an earlier test may have learned what would move pods in this one.
+	require.NoError(t, client.IgnoreNotFound(c.Delete(t.Context(), workloadClasses())))
 	k := &cluster{Client: c, cp: cp, namespace: cp.Namespace(t), gpus: map[string][]v1alpha1.GPU{}, mode: v1alpha1.ModeManage}
 	for _, node := range cp.Nodes(t, nodes, func(i int, node *corev1.Node) {
 		count := *resource.NewQuantity(int64(len(gpus(i))), resource.DecimalSI)
 		node.Status.Capacity[v1alpha1.ResourceGPU], node.Status.Allocatable[v1alpha1.ResourceGPU] = count, count
+		for _, change := range changes {
+			change(i, node)
+		}
 	}) {
 		k.nodes = append(k.nodes, node.Name)
 		k.label = node.Labels[embedded.TestLabel]
@@ -86,6 +92,11 @@ func newCluster(t *testing.T, nodes int, gpus func(node int) []v1alpha1.GPU) *cl
 		}
 	})
 	return k
+}
+
+// workloadClasses names the ConfigMap in which schedulers keep what they have learned.
+func workloadClasses() *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.WorkloadClassesConfigMap}}
 }
 
 // a100 is an idle, healthy GPU of 80 GiB.

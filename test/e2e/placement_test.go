@@ -30,7 +30,7 @@ func TestSharesAndWholeGPUsArePacked(t *testing.T) {
 		require.Len(t, gpusOf(pod), 1)
 		used[gpusOf(pod)[0]] = true
 		d := decisionOf(t, pod)
-		require.Equal(t, "fgd", d.Policy)
+		require.Equal(t, "gpupack", d.Policy)
 	}
 	require.Len(t, used, 1, "four shares of 16 GiB fit on one GPU of 80 GiB")
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/test/scheduler"
@@ -69,4 +70,45 @@ func TestSchedulerKilled(t *testing.T) {
 			require.Contains(t, second.Metrics(t), `gpupack_scheduler_ledger_entries{phase="assumed"} 0`)
 		})
 	}
+}
+
+// What the scheduler has learned of workloads survives its end, with the rights that it has; what others wrote in its place
+// does not trouble it.
+func TestLearnedClassesSurviveARestart(t *testing.T) {
+	k := newCluster(t, 1, func(int) []v1alpha1.GPU { return a100s(8) })
+	key := v1alpha1.SchedulerName + ".json"
+	stored := func() string {
+		cm := workloadClasses()
+		require.NoError(t, k.Get(t.Context(), client.ObjectKeyFromObject(cm), cm))
+		return cm.Data[key]
+	}
+	first := scheduler.Start(t, k.cp, scheduler.Options{})
+	k.create(t, "three", wholeGPUs(3))
+	k.placed(t, "three")
+	k.create(t, "six", wholeGPUs(6))
+	k.pendingFor(t, "six", "Insufficient nvidia.com/gpu")
+	first.Stop(t)
+	learned := stored()
+	require.Contains(t, learned, `{"gpus":3,`)
+	require.Contains(t, learned, `{"gpus":6,`, "a pod without a place is learned of too")
+
+	second := scheduler.Start(t, k.cp, scheduler.Options{})
+	require.Contains(t, second.Log(), "Read what was learned of workloads")
+	k.create(t, "five", wholeGPUs(5))
+	k.placed(t, "five")
+	second.Stop(t)
+	require.Contains(t, stored(), `{"gpus":3,`)
+	require.Contains(t, stored(), `{"gpus":5,`)
+
+	cm := workloadClasses()
+	require.NoError(t, k.Get(t.Context(), client.ObjectKeyFromObject(cm), cm))
+	cm.Data[key] = "mine now"
+	require.NoError(t, k.Update(t.Context(), cm))
+	third := scheduler.Start(t, k.cp, scheduler.Options{})
+	require.Contains(t, third.Log(), "is ignored, since gpupack.json does not hold workload classes: invalid character")
+	k.delete(t, "five")
+	k.create(t, "four", wholeGPUs(4))
+	k.placed(t, "four")
+	third.Stop(t)
+	require.Contains(t, stored(), `{"gpus":4,`)
 }
