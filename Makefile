@@ -40,6 +40,10 @@ build: ## Build the programs into bin/, static and stamped with the version.
 test: test-deps ## Run all tests under the race detector.
 	go test -race -timeout 20m $(TESTFLAGS) ./...
 
+.PHONY: test-html
+test-html: ## Open reports of simulate in headless Chromium, which must be installed.
+	cd test/html && go test -count=1 $(TESTFLAGS) ./...
+
 # The control plane's binaries are built here, because the go command ends a test that takes longer than its timeout.
 .PHONY: test-deps
 test-deps: bin/demo

@@ -1,7 +1,8 @@
 // Copyright The gpupack Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command packing replays the openb traces under several policies and prints how much of the cluster each allocates.
+// Command packing replays the openb traces under each policy, prints how much of the cluster each allocates, and fails if
+// gpupack misses a goal.
 package main
 
 import (
@@ -9,76 +10,83 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
+	"os/signal"
+	"slices"
 	"strings"
 
-	"github.com/gpupack/gpupack/pack"
-	"github.com/gpupack/gpupack/pack/sim"
-	"github.com/gpupack/gpupack/test/openb"
+	"github.com/gpupack/gpupack/pack/policy"
+	"github.com/gpupack/gpupack/test/bench/artifact"
+	"github.com/gpupack/gpupack/test/bench/openb"
+	"github.com/gpupack/gpupack/test/bench/report"
 )
 
 func main() {
-	dir := flag.String("traces", os.Getenv("TRACES"), "folder of the openb CSV files")
-	names := flag.String("policies", "fgd,best-fit", "policies, separated by commas")
-	traces := flag.String("only", "default,cpu050,cpu250,gpushare40,gpushare100,gpuspec10,gpuspec33,multigpu20,multigpu50", "traces, separated by commas")
-	seeds := flag.Int("seeds", 10, "number of seeds, from 42")
-	load := flag.Float64("load", 1.3, "GPUs that arrive, as a multiple of the cluster's")
-	distribution := flag.String("distribution", sim.DistributionTrace, "trace or online")
-	flag.Parse()
-	if err := run(*dir, strings.Split(*names, ","), strings.Split(*traces, ","), *seeds, *load, *distribution); err != nil {
-		fmt.Fprintln(os.Stderr, err)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "packing:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir string, policies, traces []string, seeds int, load float64, distribution string) error {
-	nodes, err := openb.ReadNodes(filepath.Join(dir, "openb_node_list_gpu_node.csv"))
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("packing", flag.ExitOnError)
+	folder := flags.String("traces", os.Getenv("TRACES"), "`folder` of the openb CSV files")
+	policies := flags.String("policies", strings.Join(policy.Names(), ","), "policies, separated by commas")
+	only := flags.String("only", strings.Join(openb.Traces(), ","), "traces, separated by commas")
+	parts := flags.String("parts", strings.Join(allParts(), ","), "what to measure, separated by commas")
+	seeds := flags.Int("seeds", 10, "number of seeds, from 42")
+	load := flags.Float64("load", 1.3, "GPUs that arrive, as a multiple of the cluster's")
+	peers := flags.Bool("artifact", false, "also repeat the runs of the FGD paper's artifact, with its own random numbers")
+	format := flags.String("o", "table", "output format: "+strings.Join(report.Formats(), " or "))
+	into := flags.String("into", "", "also put the output into this Markdown `file`")
+	_ = flags.Parse(args)
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	p := plan{
+		traces: strings.Split(*only, ","), policies: strings.Split(*policies, ","), parts: strings.Split(*parts, ","),
+		seeds: *seeds, load: *load, artifact: *peers,
+	}
+	if err := p.validate(); err != nil {
+		return err
+	}
+	if !slices.Contains(report.Formats(), *format) {
+		return fmt.Errorf("unknown output format %q: use one of %s", *format, strings.Join(report.Formats(), ", "))
+	}
+	o, err := p.measure(ctx, *folder, os.Stderr)
 	if err != nil {
 		return err
 	}
-	unallocated := map[string]float64{}
-	for _, trace := range traces {
-		tasks, err := openb.ReadTasks(filepath.Join(dir, "openb_pod_list_"+trace+".csv"))
-		if err != nil {
+	r := o.report()
+	if err := r.Write(os.Stdout, *format); err != nil {
+		return err
+	}
+	if *into != "" {
+		if err := r.Splice(*into); err != nil {
 			return err
 		}
-		in := input(nodes, tasks)
-		for _, p := range policies {
-			var mean sim.Result
-			for seed := range seeds {
-				r, err := sim.Run(context.Background(), in, sim.Options{Policy: p, Seed: uint64(42 + seed), Load: load, Distribution: distribution})
-				if err != nil {
-					return err
-				}
-				mean.A95 += r.A95 / float64(seeds)
-				mean.A100 += r.A100 / float64(seeds)
-				mean.Final += r.Final / float64(seeds)
-				mean.Seconds += r.Seconds / float64(seeds)
-			}
-			unallocated[p] += (100 - mean.Final) / float64(len(traces))
-			fmt.Printf("%-12s %-16s a95 %6.2f  a100 %6.2f  final %6.2f  %.2f s\n", trace, p, mean.A95, mean.A100, mean.Final, mean.Seconds)
-		}
 	}
-	for _, p := range policies {
-		fmt.Printf("%-16s unallocated %.2f\n", p, unallocated[p])
-	}
-	return nil
+	return r.Err()
 }
 
-func input(nodes []openb.Node, tasks []openb.Task) sim.Input {
-	var in sim.Input
-	for _, n := range nodes {
-		in.Nodes = append(in.Nodes, sim.Node{Name: n.Name, CPUMilli: n.CPUMilli, MemoryMiB: n.MemoryMiB, GPUs: n.GPUs, Model: n.Model})
-	}
-	for i := range tasks {
-		t := &tasks[i]
-		r := pack.Request{CPUMilli: t.CPUMilli, MemoryMiB: t.MemoryMiB, Models: t.Models}
-		if t.IsShare() {
-			r.Milli = t.GPUMilli
-		} else {
-			r.GPUs = t.GPUs
+// validate says what is wrong with the plan.
+func (p *plan) validate() error {
+	for _, name := range p.policies {
+		if !policy.Exists(name) {
+			return fmt.Errorf("unknown policy %q: use some of %s", name, strings.Join(policy.Names(), ", "))
 		}
-		in.Tasks = append(in.Tasks, sim.Task{Name: t.Name, Request: r})
 	}
-	return in
+	for _, name := range p.parts {
+		if !slices.Contains(allParts(), name) {
+			return fmt.Errorf("unknown part %q: use some of %s", name, strings.Join(allParts(), ", "))
+		}
+	}
+	if p.seeds < 1 {
+		return fmt.Errorf("%d seeds are too few: use one or more", p.seeds)
+	}
+	if p.artifact && p.load != artifact.Load {
+		return fmt.Errorf("the artifact's runs have a load of %g: leave out --load or --artifact", artifact.Load)
+	}
+	return nil
 }
