@@ -25,10 +25,13 @@ TESTFLAGS ?=
 # make demo KEEP=1 leaves the demo's cluster running.
 KEEP ?=
 DEMOFLAGS ?=
+# A folder with the CSV files of the openb traces, which docs/benchmarks/packing.md says where to get.
+TRACES ?=
+BENCHFLAGS ?=
 
 .PHONY: help
 help: ## Print this.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build the programs into bin/, static and stamped with the version.
@@ -43,6 +46,21 @@ test: test-deps ## Run all tests under the race detector.
 .PHONY: test-html
 test-html: ## Open reports of simulate in headless Chromium, which must be installed.
 	cd test/html && go test -count=1 $(TESTFLAGS) ./...
+
+.PHONY: bench-packing
+bench-packing: ## Replay the openb traces in TRACES=FOLDER under each policy; fails if gpupack misses a goal.
+	@go run ./test/bench/packing --traces '$(TRACES)' $(BENCHFLAGS)
+
+.PHONY: bench-packing-scale
+bench-packing-scale: ## Measure what one placement costs in small and large clusters, from TRACES=FOLDER.
+	@go run ./test/bench/packingscale --traces '$(TRACES)' $(BENCHFLAGS)
+
+.PHONY: bench-docs
+bench-docs: ## Run both and put what they print into docs/benchmarks.
+	@status=0; \
+	$(MAKE) bench-packing BENCHFLAGS='--artifact --into docs/benchmarks/packing.md' || status=1; \
+	$(MAKE) bench-packing-scale BENCHFLAGS='--into docs/benchmarks/packing-scale.md' || status=1; \
+	exit $$status
 
 # The control plane's binaries are built here, because the go command ends a test that takes longer than its timeout.
 .PHONY: test-deps

@@ -191,7 +191,7 @@ type churn struct {
 	departures []departure
 	// waiting are the visits of each class that have no place, in order. As long as nothing leaves, no node can take any.
 	waiting [][]int32
-	// kinds of the tasks on each node.
+	// kindsOn has the kind of each task with GPUs on each node.
 	kindsOn [][]pack.Kinds
 	// now is what has passed, from and until the time that is measured, in seconds.
 	now, from, until float64

@@ -232,6 +232,37 @@ func TestChurnFirstComeFirstServed(t *testing.T) {
 	assert.Positive(t, waited)
 }
 
+// What leaves goes to the first who came, of whatever class, and to a later one that fits where the first does not.
+func TestChurnQueue(t *testing.T) {
+	// The order of tasks is that in which classes are numbered, which must not matter.
+	for _, order := range [][]int32{{0, 1, 2}, {1, 0, 2}, {2, 1, 0}} {
+		tasks := make([]Task, 3)
+		for i, r := range []pack.Request{{CPUMilli: 1000, GPUs: 1}, {CPUMilli: 2000, GPUs: 1}, {CPUMilli: 1000, GPUs: 2}} {
+			tasks[order[i]] = Task{Request: r, Duration: 10}
+		}
+		in := Input{Nodes: []Node{{Name: "a", CPUMilli: 8000, GPUs: 2, Model: "T4"}}, Tasks: tasks}
+		c, err := newChurn(&in, &ChurnOptions{Policy: "best-fit", Load: 1, TimeScale: 1, Passes: 1})
+		require.NoError(t, err)
+		c.visits = nil
+		visit := func(task int, arrival, remaining float64) {
+			c.visits = append(c.visits, visit{task: order[task], arrival: arrival, remaining: remaining, started: -1})
+		}
+		visit(0, -5, 10)
+		visit(0, 0, 31)
+		visit(2, 1, 5) // both GPUs
+		visit(1, 2, 20)
+		visit(0, 3, 5)
+		visit(0, 25, 1)
+		for c.step(math.Inf(1)) {
+		}
+		var started []float64
+		for i := range c.visits {
+			started = append(started, c.visits[i].started)
+		}
+		assert.Equal(t, []float64{0, 0, 35, 10, 30, 31}, started)
+	}
+}
+
 func TestLargeMilli(t *testing.T) {
 	task := func(gpus int, milli int64) Task { return Task{Request: pack.Request{GPUs: gpus, Milli: milli}} }
 	assert.Equal(t, int64(4000), largeMilli([]Task{task(8, 0), task(1, 0), task(0, 500)}))

@@ -5,6 +5,7 @@ package sim
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/gpupack/gpupack/pack"
@@ -74,8 +75,8 @@ type recorder struct {
 	cluster *cluster
 	ledger  *ledger
 	detail  *Detail
-	// step is the number of arrivals from one point of the curve to the next.
-	step int
+	// arrivals is how many there will be, and step how many from one point of the curve to the next.
+	arrivals, step int
 	// unplaced counts tasks by class, and reasons are those of the last.
 	unplaced map[int32]int
 	reasons  map[int32]map[string]int
@@ -83,7 +84,7 @@ type recorder struct {
 
 func newRecorder(c *cluster, l *ledger, arrivals int) *recorder {
 	return &recorder{
-		cluster: c, ledger: l, step: max(1, (arrivals+mostPoints-1)/mostPoints),
+		cluster: c, ledger: l, arrivals: arrivals, step: (arrivals + mostPoints - 1) / mostPoints,
 		detail:   &Detail{Placements: make([]Placement, 0, arrivals), Before: l.use()},
 		unplaced: map[int32]int{}, reasons: map[int32]map[string]int{},
 	}
@@ -101,9 +102,9 @@ func (rec *recorder) failed(task int, class int32) {
 	rec.reasons[class] = rec.cluster.reasons(class)
 }
 
-// point records a point of the curve after each step-th arrival.
+// point records a point of the curve after each step-th arrival, and after the last.
 func (rec *recorder) point(arrived, allocated float64) {
-	if len(rec.detail.Placements)%rec.step == 0 || len(rec.detail.Placements) == cap(rec.detail.Placements) {
+	if n := len(rec.detail.Placements); n%rec.step == 0 || n == rec.arrivals {
 		rec.detail.Curve = append(rec.detail.Curve, Point{Arrived: arrived, Allocated: allocated})
 	}
 }
@@ -128,10 +129,16 @@ func (rec *recorder) finish() *Detail {
 // reasons counts the nodes by why they cannot take a task of the class.
 func (c *cluster) reasons(class int32) map[string]int {
 	r := &c.classes[class].request
-	out := map[string]int{}
+	var count [math.MaxUint8 + 1]int
 	for at, ranks := range c.nodes {
 		if len(ranks) > 0 {
-			out[obstacle(&c.states[at].shape, r).Message()] += len(ranks)
+			count[obstacle(&c.states[at].shape, r)] += len(ranks)
+		}
+	}
+	out := map[string]int{}
+	for reason, n := range count {
+		if n > 0 {
+			out[pack.Reason(reason).Message()] = n
 		}
 	}
 	return out

@@ -62,6 +62,27 @@ func TestObstacle(t *testing.T) {
 	assert.Equal(t, pack.ReasonCompute, obstacle(&s, &pack.Request{Milli: 401, CPUMilli: 2000}))
 }
 
+// Of equal GPUs, the first; and what is given back is as it was.
+func TestLedger(t *testing.T) {
+	l := newLedger([]Node{{Name: "a", CPUMilli: 8000, MemoryMiB: 1024, GPUs: 5}})
+	for _, share := range []struct {
+		free  int16
+		milli int64
+		want  int
+	}{{1000, 300, 0}, {1000, 600, 1}, {700, 100, 0}, {400, 50, 1}, {1000, 650, 2}, {350, 350, 1}, {350, 1, 2}} {
+		r := pack.Request{CPUMilli: 10, MemoryMiB: 1, Milli: share.milli}
+		assert.Equal(t, []int{share.want}, l.take(spot{free: share.free}, &r))
+	}
+	r := pack.Request{CPUMilli: 1000, MemoryMiB: 100, GPUs: 2}
+	before := l.use()
+	assert.Equal(t, []int{3, 4}, l.take(spot{free: 1000}, &r))
+	assert.Equal(t, []int{600, 0, 349, 0, 0}, l.nodes[0].Milli)
+	assert.Equal(t, pack.Shape{CPUMilli: 6930, MemoryMiB: 917, Len: 5, Milli: [pack.MaxGPUs]int16{600, 349}}, l.shape(0))
+	l.give(0, &r, []int{3, 4})
+	assert.Equal(t, before, l.use())
+	assert.Empty(t, l.take(spot{}, &pack.Request{CPUMilli: 1}))
+}
+
 // drawInput is a small cluster with few resources to spare, its nodes in any order, and tasks of all kinds.
 func drawInput(t *rapid.T) Input {
 	var in Input

@@ -199,6 +199,12 @@ func TestPlace(t *testing.T) {
 				c.sweep()
 				require.Len(t, c.states, c.live)
 				require.Len(t, c.ids, c.live)
+				for j := range c.classes {
+					h := c.classes[j].heap
+					for i := 1; i < len(h); i++ {
+						require.False(t, better(h[i], h[(i-1)/2]), "a heap")
+					}
+				}
 			}
 			for rank, id := range c.of {
 				require.Contains(t, c.nodes[id], int32(rank))

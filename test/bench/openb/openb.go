@@ -25,8 +25,12 @@ const nodesFile = "openb_node_list_gpu_node.csv"
 // Read returns the nodes and the tasks of a trace from the folder.
 func Read(folder, name string) (sim.Input, error) {
 	if _, err := os.Stat(filepath.Join(folder, nodesFile)); folder == "" || errors.Is(err, fs.ErrNotExist) {
-		return sim.Input{}, fmt.Errorf("no %s in %q: set TRACES to a folder with the CSV files of the openb traces, which are in "+
-			"data/csv of github.com/hkust-adsl/kubernetes-scheduler-simulator", nodesFile, folder)
+		what := "TRACES is empty"
+		if folder != "" {
+			what = fmt.Sprintf("there is no %s in %s", nodesFile, folder)
+		}
+		return sim.Input{}, fmt.Errorf("%s: set TRACES to a folder with the CSV files of the openb traces, which are in data/csv of "+
+			"github.com/hkust-adsl/kubernetes-scheduler-simulator", what)
 	}
 	nodes, err := trace.ReadNodes(filepath.Join(folder, nodesFile))
 	if err != nil {
