@@ -58,7 +58,21 @@ func (l *ledger) take(at spot, r *pack.Request) []int {
 	return gpus
 }
 
-// give takes back what take gave.
+// put gives the request those GPUs of the node, and its CPU and memory.
+func (l *ledger) put(rank int32, r *pack.Request, gpus []int) {
+	n := &l.nodes[rank]
+	n.FreeCPUMilli -= r.CPUMilli
+	n.FreeMemoryMiB -= r.MemoryMiB
+	milli := pack.WholeMilli
+	if r.IsShare() {
+		milli = int(r.Milli)
+	}
+	for _, g := range gpus {
+		n.Milli[g] -= milli
+	}
+}
+
+// give takes back what take or put gave.
 func (l *ledger) give(rank int32, r *pack.Request, gpus []int) {
 	n := &l.nodes[rank]
 	n.FreeCPUMilli += r.CPUMilli

@@ -158,8 +158,14 @@ func (re *replay) run(ctx context.Context, in *Input, o *Options) (Result, error
 	res := Result{Seed: o.Seed, Tasks: len(arrivals)}
 	var books *ledger
 	var rec *recorder
-	if o.Detail {
+	var mover *defragger
+	if o.Detail || o.DefragBudget > 0 {
 		books = newLedger(in.Nodes)
+	}
+	if o.DefragBudget > 0 {
+		mover = newDefragger(c, books, o.DefragBudget)
+	}
+	if o.Detail {
 		rec = newRecorder(c, books, len(arrivals))
 	}
 	var arrived, allocated int64
@@ -179,6 +185,17 @@ func (re *replay) run(ctx context.Context, in *Input, o *Options) (Result, error
 		milli := asked(r)
 		arrived += milli
 		spot, ok := c.place(re.kinds[at])
+		rank, gpus := spot.rank, []int(nil)
+		if ok && books != nil {
+			gpus = books.take(spot, r)
+		}
+		switch {
+		case mover == nil:
+		case ok:
+			mover.arrived(i, re.kinds[at], rank, gpus)
+		default:
+			rank, gpus, ok = mover.makeRoom(i, re.kinds[at])
+		}
 		if ok {
 			allocated += milli
 		} else {
@@ -186,7 +203,7 @@ func (re *replay) run(ctx context.Context, in *Input, o *Options) (Result, error
 		}
 		if rec != nil {
 			if ok {
-				rec.placed(at, spot.rank, books.take(spot, r))
+				rec.placed(at, rank, gpus)
 			} else {
 				rec.failed(at, re.kinds[at])
 			}
@@ -208,6 +225,9 @@ func (re *replay) run(ctx context.Context, in *Input, o *Options) (Result, error
 	}
 	if rec != nil {
 		res.Detail = rec.finish()
+	}
+	if mover != nil {
+		mover.report(&res)
 	}
 	if o.Progress != nil {
 		o.Progress(len(arrivals), len(arrivals))
