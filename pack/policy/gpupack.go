@@ -29,6 +29,7 @@ import (
 // docs/packing.md says what was compared with it.
 type GPUPack struct {
 	distribution *pack.Distribution
+	turnover     bool
 	supply       atomic.Pointer[Supply]
 	cluster      atomic.Pointer[[]stock]
 	current      atomic.Pointer[outlook]
@@ -95,7 +96,7 @@ func (g *GPUPack) outlook() *outlook {
 	}
 	o := newOutlook(classes, supply)
 	if c := g.cluster.Load(); c != nil {
-		o.reserve(*c)
+		o.reserve(*c, g.turnover)
 	}
 	g.current.Store(o)
 	return o

@@ -34,19 +34,27 @@ func Exists(name string) bool {
 	return ok
 }
 
-// Simulated is New for comparisons: "fgd" is what the artifact of the FGD paper computes.
+// Simulated is New for comparisons: "fgd" is what the artifact of the FGD paper computes, and pods come but do not go.
 func Simulated(name string, d *pack.Distribution) (pack.Policy, error) {
 	if name == "fgd" {
 		return NewFGDArtifact(d), nil
 	}
-	return New(name, d)
+	p, err := New(name, d)
+	if t, ok := p.(TurnoverAware); ok {
+		t.SetTurnover(false)
+	}
+	return p, err
 }
 
-// New makes the policy of that name for a distribution of workload classes.
+// New makes the policy of that name for a distribution of workload classes, in a cluster in which pods come and go.
 func New(name string, d *pack.Distribution) (pack.Policy, error) {
 	build, ok := builders[name]
 	if !ok {
 		return nil, fmt.Errorf("unknown packing policy %q: use one of %s", name, strings.Join(Names(), ", "))
 	}
-	return build(d), nil
+	p := build(d)
+	if t, ok := p.(TurnoverAware); ok {
+		t.SetTurnover(true)
+	}
+	return p, nil
 }

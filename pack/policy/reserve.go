@@ -18,6 +18,13 @@ type ClusterAware interface {
 	SetCluster(iter.Seq2[*pack.Shape, int]) (changed func(*pack.Shape) bool)
 }
 
+// TurnoverAware is implemented by policies to which it matters whether tasks leave.
+type TurnoverAware interface {
+	// SetTurnover tells that tasks will leave and others take their place, so that the cluster never fills for good. Call it
+	// before the first score.
+	SetTurnover(bool)
+}
+
 // ClusterStep is the change of free GPUs or CPU, as a part of the cluster's, after which a ClusterAware policy wants to know.
 const ClusterStep = 0.0025
 
@@ -46,7 +53,13 @@ const (
 	reserveMargin = 2
 	// leastChance of missing a room that is worth a price.
 	leastChance = 0.01
+	// turnoverChance is the least for a room where tasks leave. Then what is broken up by small tasks, which follow upon each
+	// other, does not come back, however much of it there was, and the large task that comes in the end waits for all of them.
+	turnoverChance = 0.1
 )
+
+// SetTurnover implements TurnoverAware.
+func (g *GPUPack) SetTurnover(turnover bool) { g.turnover = turnover }
 
 // SetCluster implements ClusterAware.
 func (g *GPUPack) SetCluster(states iter.Seq2[*pack.Shape, int]) func(*pack.Shape) bool {
@@ -56,8 +69,9 @@ func (g *GPUPack) SetCluster(states iter.Seq2[*pack.Shape, int]) func(*pack.Shap
 			cluster = append(cluster, stock{*shape, nodes})
 		}
 	}
+	o := g.outlook()
 	g.cluster.Store(&cluster)
-	return g.outlook().reserve(cluster)
+	return o.reserve(cluster, g.turnover)
 }
 
 // findRooms lists the classes for which room is reserved.
@@ -88,7 +102,7 @@ func (r *room) in(s *pack.Shape) int64 {
 // reserve sets the price of each room: the chance that the tasks which come until the cluster is full need more of them than
 // there are, times what a task loses that finds none. Airlines price the last seats of a cheap class in this way (expected
 // marginal seat revenue, Belobaba 1989). It returns which states have room of which the price changed.
-func (o *outlook) reserve(cluster []stock) func(*pack.Shape) bool {
+func (o *outlook) reserve(cluster []stock, turnover bool) func(*pack.Shape) bool {
 	var free float64
 	count := make([]float64, len(o.rooms))
 	// has says which states have room, one bit a state.
@@ -123,6 +137,9 @@ func (o *outlook) reserve(cluster []stock) func(*pack.Shape) bool {
 		// Arrivals are as good as independent, so the variance of demand is its mean; a little more keeps it above 0.
 		deviation := math.Sqrt(demand + 0.1)
 		chance := math.Erfc((count[i]-0.5-demand-reserveMargin*deviation)/deviation/math.Sqrt2) / 2
+		if turnover {
+			chance = max(chance, turnoverChance)
+		}
 		if r.price = chance * r.size; count[i] > 0 && chance >= leastChance {
 			scarce = append(scarce, r)
 		}

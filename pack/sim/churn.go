@@ -38,8 +38,12 @@ type ChurnOptions struct {
 	Progress func(done, total int)
 }
 
-// DefaultPasses is what ChurnOptions.Passes is where it is 0.
-const DefaultPasses = 5
+// DefaultPasses is what ChurnOptions.Passes is where it is 0. In a tenth of that, room that small tasks have broken up for good
+// does not show yet.
+const DefaultPasses = 50
+
+// mostArrivals bounds the memory that a replay takes, to about 1 GiB.
+const mostArrivals = 1e7
 
 // ChurnResult is what became of a replay with departures. Means are over time.
 type ChurnResult struct {
@@ -121,6 +125,8 @@ func validateChurn(in *Input, o *ChurnOptions) error {
 		return fmt.Errorf("a time scale of %g is not above 0 and at most 1000", o.TimeScale)
 	case !(o.Passes > 0 && o.Passes <= 1000):
 		return fmt.Errorf("a number of %g passes is not above 0 and at most 1000", o.Passes)
+	case o.Passes*float64(len(in.Tasks)) > mostArrivals:
+		return fmt.Errorf("%g passes of %d tasks are more than %g arrivals: give fewer passes", o.Passes, len(in.Tasks), mostArrivals)
 	}
 	return nil
 }
@@ -218,6 +224,7 @@ func newChurn(in *Input, o *ChurnOptions) (*churn, error) {
 	if err != nil {
 		return nil, err
 	}
+	re.expectTurnover()
 	c := &churn{
 		replay: re, tasks: in.Tasks, books: newLedger(in.Nodes),
 		waiting: make([][]int32, len(re.requests)), kindsOn: make([][]pack.Kinds, len(in.Nodes)), fragments: make([]float64, len(in.Nodes)),

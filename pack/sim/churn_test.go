@@ -65,11 +65,13 @@ func TestChurnRefuses(t *testing.T) {
 		change func(*Input, *ChurnOptions)
 		want   string
 	}{
-		"no duration":  {func(in *Input, _ *ChurnOptions) { in.Tasks[3].Duration = 0 }, `task "task-3" does not say when it comes and how long it runs, which a replay with departures must know of every task`},
-		"no GPU":       {func(in *Input, _ *ChurnOptions) { in.Nodes = nil }, "the cluster has no GPUs: give at least one node with a GPU"},
-		"load":         {func(_ *Input, o *ChurnOptions) { o.Load = math.NaN() }, "a load of NaN is not above 0 and at most 100"},
-		"time scale":   {func(_ *Input, o *ChurnOptions) { o.TimeScale = -1 }, "a time scale of -1 is not above 0 and at most 1000"},
-		"passes":       {func(_ *Input, o *ChurnOptions) { o.Passes = 1001 }, "a number of 1001 passes is not above 0 and at most 1000"},
+		"no duration": {func(in *Input, _ *ChurnOptions) { in.Tasks[3].Duration = 0 }, `task "task-3" does not say when it comes and how long it runs, which a replay with departures must know of every task`},
+		"no GPU":      {func(in *Input, _ *ChurnOptions) { in.Nodes = nil }, "the cluster has no GPUs: give at least one node with a GPU"},
+		"load":        {func(_ *Input, o *ChurnOptions) { o.Load = math.NaN() }, "a load of NaN is not above 0 and at most 100"},
+		"time scale":  {func(_ *Input, o *ChurnOptions) { o.TimeScale = -1 }, "a time scale of -1 is not above 0 and at most 1000"},
+		"passes":      {func(_ *Input, o *ChurnOptions) { o.Passes = 1001 }, "a number of 1001 passes is not above 0 and at most 1000"},
+		"arrivals": {func(in *Input, o *ChurnOptions) { in.Tasks, o.Passes = slices.Repeat(in.Tasks, 200), 1000 },
+			"1000 passes of 12000 tasks are more than 1e+07 arrivals: give fewer passes"},
 		"distribution": {func(_ *Input, o *ChurnOptions) { o.Distribution = "x" }, `unknown distribution "x": use trace or online`},
 		"policy":       {func(_ *Input, o *ChurnOptions) { o.Policy = "x" }, `unknown packing policy "x"`},
 		"too many":     {func(in *Input, o *ChurnOptions) { in.Tasks[0].Arrival, o.Load = 1<<40, 1 }, "copies of the trace: give a time scale below 1"},
@@ -96,7 +98,7 @@ func TestChurnDeterministic(t *testing.T) {
 	for _, name := range policy.Names() {
 		for _, distribution := range []string{DistributionTrace, DistributionOnline} {
 			t.Run(name+"/"+distribution, func(t *testing.T) {
-				o := ChurnOptions{Policy: name, Seed: 7, Load: 1.1, Distribution: distribution}
+				o := ChurnOptions{Policy: name, Seed: 7, Load: 1.1, Passes: 5, Distribution: distribution}
 				var progress []int
 				o.Progress = func(done, total int) { progress = append(progress, done, total) }
 				run := func(nodes []Node) ChurnResult {

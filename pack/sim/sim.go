@@ -63,6 +63,8 @@ type Options struct {
 	// an order that the seed decides, as in the artifact of the FGD paper, so that a mean over seeds does not depend on how
 	// nodes are named.
 	TiesByName bool
+	// Turnover lets the policy believe that tasks leave, as it does in the scheduler.
+	Turnover bool
 	// Load is the sum of GPUs that the arrivals ask for, as a multiple of the cluster's. 1.3 is usual.
 	Load float64
 	// Distribution is DistributionTrace (also if empty) or DistributionOnline.
@@ -103,6 +105,9 @@ func Run(ctx context.Context, in Input, o Options) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	if o.Turnover {
+		re.expectTurnover()
+	}
 	res, err := re.run(ctx, &in, &o)
 	res.Seconds = time.Since(start).Seconds()
 	return res, err
@@ -139,6 +144,13 @@ func newReplay(in *Input, policyName, distributionKind string, seed uint64) (*re
 		aware.SetSupply(supply(in.Nodes))
 	}
 	return &replay{kinds: kinds, requests: requests, dist: d, cluster: newCluster(in.Nodes, requests, p, d, seed)}, nil
+}
+
+// expectTurnover tells the policy that tasks leave.
+func (re *replay) expectTurnover() {
+	if t, ok := re.cluster.policy.(policy.TurnoverAware); ok {
+		t.SetTurnover(true)
+	}
 }
 
 // supply is the number of GPUs of each model.

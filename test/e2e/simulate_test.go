@@ -79,7 +79,7 @@ func TestSchedulerPlacesAsTheSimulator(t *testing.T) {
 				in.Nodes[i].Name = name
 			}
 			result, err := sim.Run(t.Context(), in, sim.Options{
-				Policy: tc.policy, Seed: 42, Load: 1.3, TiesByName: true, Distribution: tc.distribution, Detail: true,
+				Policy: tc.policy, Seed: 42, Load: 1.3, TiesByName: true, Turnover: true, Distribution: tc.distribution, Detail: true,
 			})
 			require.NoError(t, err)
 
