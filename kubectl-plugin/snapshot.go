@@ -115,7 +115,8 @@ func newScheme() (*runtime.Scheme, error) {
 // read takes a snapshot. Its lists are read side by side and are thus not of one moment.
 func read(ctx context.Context, r client.Reader, now time.Time, want scope) (*snapshot, error) {
 	s := &snapshot{now: now}
-	lists, ctx := errgroup.WithContext(ctx)
+	// One that fails does not cancel the others: client-go would write to stderr that they were cancelled.
+	var lists errgroup.Group
 	if want.nodes != nil {
 		lists.Go(func() (err error) {
 			s.nodes, err = listAll(ctx, r, &corev1.NodeList{}, func(l *corev1.NodeList) []corev1.Node { return l.Items },
