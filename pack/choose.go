@@ -141,10 +141,7 @@ func (l *Limits) place(s *Shape, n *Node, r *Request, gpus []int) Shape {
 		g := &n.GPUs[at]
 		if i := slices.Index(after.Milli[:after.Len], int16(l.left(g))); i >= 0 {
 			after.Milli[i] = int16(l.leftWith(g, r))
-			// Restore the descending order: the entry can only move towards the end.
-			for ; i+1 < after.Len && after.Milli[i] < after.Milli[i+1]; i++ {
-				after.Milli[i], after.Milli[i+1] = after.Milli[i+1], after.Milli[i]
-			}
+			after.sink(i)
 		}
 	}
 	return after

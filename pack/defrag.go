@@ -43,7 +43,7 @@ type Defrag struct {
 	// sites in the order of names, so that a plan does not depend on the order in which the nodes were given.
 	sites   []*site
 	classes []defragClass
-	ids     map[classKey]int32
+	ids     map[RequestKey]int32
 	// order has the classes by what they need at least of one GPU.
 	order []int32
 }
@@ -82,15 +82,8 @@ type places struct {
 	first, second int32
 }
 
-// classKey is a Request that serves as a key.
-type classKey struct {
-	cpu, memory, milli, mib int64
-	gpus, utilization       int
-	models                  string
-}
-
 // NewDefrag returns a Defrag that knows of no node yet. Places are chosen by the chooser.
-func NewDefrag(c *Chooser) *Defrag { return &Defrag{chooser: c, ids: map[classKey]int32{}} }
+func NewDefrag(c *Chooser) *Defrag { return &Defrag{chooser: c, ids: map[RequestKey]int32{}} }
 
 // Update tells of a node, by its name for the first time or again, and which pods on it may be moved. The node must not be
 // changed as long as no other takes its place.
@@ -131,7 +124,7 @@ func (d *Defrag) without(n *Node, m *Movable) Shape {
 }
 
 func (d *Defrag) class(r *Request) int32 {
-	k := classKey{r.CPUMilli, r.MemoryMiB, r.Milli, r.MiB, r.GPUs, r.MaxUtilization, strings.Join(r.Models, "|")}
+	k := r.Key()
 	id, ok := d.ids[k]
 	if ok {
 		return id
@@ -242,7 +235,7 @@ func (d *Defrag) leave(r *Request, found *ways) {
 		}
 		for i := range s.leavers {
 			l := &s.leavers[i]
-			if l.without.takes(r) && d.elsewhere(l.class, int32(at)) {
+			if l.without.Fits(r) && d.elsewhere(l.class, int32(at)) {
 				found.add(way{
 					site: int32(at), pods: []int32{l.pod}, other: -1, size: d.classes[l.class].size, left: l.without.Free(),
 				})
@@ -388,7 +381,7 @@ func (d *Defrag) exchange(r *Request, found *ways) {
 				if c.need > int64(l.without.Milli[0]) {
 					break
 				}
-				if w.site == int32(at) || !l.without.takes(&c.request) || !s.open(&c.request) {
+				if w.site == int32(at) || !l.without.Fits(&c.request) || !s.open(&c.request) {
 					continue
 				}
 				found.add(way{
@@ -410,7 +403,7 @@ func (d *Defrag) wanted(r *Request) [][]swap {
 			continue
 		}
 		for i := range s.leavers {
-			if l := &s.leavers[i]; l.without.takes(r) {
+			if l := &s.leavers[i]; l.without.Fits(r) {
 				leaving[l.class] = append(leaving[l.class], spot{int32(at), int32(i)})
 			}
 		}
@@ -421,14 +414,14 @@ func (d *Defrag) wanted(r *Request) [][]swap {
 			s := d.sites[at.site]
 			l := &s.leavers[at.leaver]
 			room := l.without
-			room.take(r)
+			room.Take(r, fullest(&room, r))
 			free := room.Free()
 			for _, comes := range d.order {
 				c := &d.classes[comes]
 				if c.need > int64(room.Milli[0]) {
 					break
 				}
-				if comes == l.class || !room.takes(&c.request) || !s.open(&c.request) {
+				if comes == l.class || !room.Fits(&c.request) || !s.open(&c.request) {
 					continue
 				}
 				w := swap{leaves, at.site, l.pod, free - c.size}
@@ -443,6 +436,18 @@ func (d *Defrag) wanted(r *Request) [][]swap {
 		}
 	}
 	return wanted
+}
+
+// fullest is the GPU of the shape of which least is left that has room for a share; 0 for other requests.
+func fullest(s *Shape, r *Request) int {
+	if !r.IsShare() {
+		return 0
+	}
+	g := s.Len - 1
+	for int64(s.Milli[g]) < max(1, r.MilliOn(s.UsableMiB)) {
+		g--
+	}
+	return g
 }
 
 // trial is a way that is worked out on copies of the nodes.
@@ -565,50 +570,13 @@ func (t *trial) place(r *Request, id string, to, not int32) (*Node, []int, bool)
 	return n, best.GPUs, true
 }
 
-// has says whether the node has room for the request. Like Shape.takes, it may say no although there is.
-func (s *site) has(r *Request) bool { return s.shape.takes(r) && s.open(r) }
+// has says whether the node has room for the request. Like Shape.Fits, it may say no although there is.
+func (s *site) has(r *Request) bool { return s.shape.Fits(r) && s.open(r) }
 
 // open says whether the node takes such requests at all.
 func (s *site) open(r *Request) bool {
 	n := s.node
 	return !r.WantsGPU() || n.Problem == ReasonFits && !(r.IsShare() && (n.Stale || n.Observe))
-}
-
-// takes says whether a node of the shape has room for the request. Where compute and memory of a GPU are not taken in the
-// same proportion, it may say no although there is room.
-func (s *Shape) takes(r *Request) bool {
-	if r.CPUMilli > s.CPUMilli || r.MemoryMiB > s.MemoryMiB {
-		return false
-	}
-	switch {
-	case r.GPUs > 0:
-		return r.GPUs <= s.Len && s.Milli[r.GPUs-1] == WholeMilli && r.Accepts(s.Model)
-	case r.IsShare():
-		return s.Len > 0 && int64(s.Milli[0]) >= max(1, r.MilliOn(s.UsableMiB)) && r.Accepts(s.Model)
-	default:
-		return true
-	}
-}
-
-// take gives the request its part of the shape, which has room for it; a share that of the GPU of which least is left.
-func (s *Shape) take(r *Request) {
-	s.CPUMilli -= r.CPUMilli
-	s.MemoryMiB -= r.MemoryMiB
-	switch {
-	case r.GPUs > 0:
-		copy(s.Milli[:s.Len], s.Milli[r.GPUs:s.Len])
-		clear(s.Milli[s.Len-r.GPUs : s.Len])
-	case r.IsShare():
-		need := int16(r.MilliOn(s.UsableMiB))
-		g := s.Len - 1
-		for s.Milli[g] < max(1, need) {
-			g--
-		}
-		s.Milli[g] -= need
-		for ; g+1 < s.Len && s.Milli[g] < s.Milli[g+1]; g++ {
-			s.Milli[g], s.Milli[g+1] = s.Milli[g+1], s.Milli[g]
-		}
-	}
 }
 
 // holds returns the positions of the GPUs on which the tenant with that ID is, ascending.

@@ -5,9 +5,7 @@ package pack
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -38,7 +36,7 @@ type Distribution struct {
 	mu sync.Mutex
 	// scale grows by 1/decay with each observation, instead of shrinking every weight.
 	scale   float64
-	weights map[string]*Class
+	weights map[RequestKey]*Class
 	// since the last snapshot there were that many observations, and after due there will be a new one.
 	since, due int
 
@@ -68,7 +66,7 @@ const (
 
 // NewDistribution starts from a prior, which counts as much as 50 observations.
 func NewDistribution(prior []Class) *Distribution {
-	d := &Distribution{decay: 1 - 0.693147/halfLife, most: mostClasses, scale: 1, weights: map[string]*Class{}}
+	d := &Distribution{decay: 1 - 0.693147/halfLife, most: mostClasses, scale: 1, weights: map[RequestKey]*Class{}}
 	var sum float64
 	for i := range prior {
 		sum += prior[i].Weight
@@ -108,8 +106,7 @@ func (d *Distribution) Classes() *Classes { return d.current.Load() }
 func (d *Distribution) add(r *Request, weight float64) {
 	class := *r
 	class.MaxUtilization = 0
-	key := fmt.Sprintf("%d/%d/%d/%d/%d/%s", class.GPUs, class.Milli, class.MiB, class.CPUMilli, class.MemoryMiB,
-		strings.Join(class.Models, "|"))
+	key := class.Key()
 	if c, ok := d.weights[key]; ok {
 		c.Weight += weight
 		return

@@ -77,6 +77,21 @@ func (r *Request) Accepts(model string) bool {
 	return len(r.Models) == 0 || slices.Contains(r.Models, model)
 }
 
+// RequestKey tells requests apart: those that ask for the same have the same key.
+type RequestKey struct {
+	cpuMilli, memoryMiB, milli, miB int64
+	gpus, maxUtilization            int
+	models                          string
+}
+
+// Key is what the request asks for, as a key of maps.
+func (r *Request) Key() RequestKey {
+	return RequestKey{
+		cpuMilli: r.CPUMilli, memoryMiB: r.MemoryMiB, milli: r.Milli, miB: r.MiB, gpus: r.GPUs, maxUtilization: r.MaxUtilization,
+		models: strings.Join(r.Models, "|"),
+	}
+}
+
 // Validate returns what is wrong with a request, in one sentence, or nil.
 func (r *Request) Validate() error {
 	switch {

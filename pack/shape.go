@@ -53,6 +53,44 @@ func (s *Shape) Free() int64 {
 	return sum
 }
 
+// Fits says whether a node of the shape has room for the request. Where compute and memory of a GPU are not taken in the same
+// proportion, it may say no although there is room.
+func (s *Shape) Fits(r *Request) bool {
+	if r.CPUMilli > s.CPUMilli || r.MemoryMiB > s.MemoryMiB {
+		return false
+	}
+	switch {
+	case r.GPUs > 0:
+		return r.GPUs <= s.Len && s.Milli[r.GPUs-1] == WholeMilli && r.Accepts(s.Model)
+	case r.IsShare():
+		return s.Len > 0 && int64(s.Milli[0]) >= max(1, r.MilliOn(s.UsableMiB)) && r.Accepts(s.Model)
+	default:
+		return true
+	}
+}
+
+// Take gives the request, which fits, its part of the shape; a share that of the GPU at that position of Milli.
+func (s *Shape) Take(r *Request, gpu int) {
+	s.CPUMilli -= r.CPUMilli
+	s.MemoryMiB -= r.MemoryMiB
+	switch {
+	case r.GPUs > 0:
+		// The whole GPUs are in front.
+		copy(s.Milli[:s.Len], s.Milli[r.GPUs:s.Len])
+		clear(s.Milli[s.Len-r.GPUs : s.Len])
+	case r.IsShare():
+		s.Milli[gpu] -= int16(r.MilliOn(s.UsableMiB))
+		s.sink(gpu)
+	}
+}
+
+// sink restores the descending order of Milli after the entry at that position has become less.
+func (s *Shape) sink(gpu int) {
+	for ; gpu+1 < s.Len && s.Milli[gpu] < s.Milli[gpu+1]; gpu++ {
+		s.Milli[gpu], s.Milli[gpu+1] = s.Milli[gpu+1], s.Milli[gpu]
+	}
+}
+
 // left is what is left of the GPU in the resource of which least is left, compute or memory, in milli-GPU. It is 1000 only
 // for a GPU that can be given away whole, and 0 for an unhealthy one.
 func (l *Limits) left(g *GPU) int64 {

@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"strings"
 	"sync/atomic"
 
 	"github.com/gpupack/gpupack/pack"
@@ -50,17 +49,12 @@ func (f *FGDArtifact) Score(c *pack.Candidate) float64 {
 
 // typical returns the most frequent classes, without regard to host memory, as many as it takes for typicalPart.
 func typical(all *pack.Classes) *pack.Classes {
-	type key struct {
-		cpu, milli, mib int64
-		gpus            int
-		models          string
-	}
-	at := map[key]int{}
+	at := map[pack.RequestKey]int{}
 	var merged []pack.Class
 	for i := range all.List {
 		c := all.List[i]
-		c.Request.MemoryMiB = 0
-		k := key{c.Request.CPUMilli, c.Request.Milli, c.Request.MiB, c.Request.GPUs, strings.Join(c.Request.Models, "|")}
+		c.Request.MemoryMiB, c.Request.MaxUtilization = 0, 0
+		k := c.Request.Key()
 		if n, ok := at[k]; ok {
 			merged[n].Weight += c.Weight
 			continue
@@ -73,7 +67,7 @@ func typical(all *pack.Classes) *pack.Classes {
 		return cmp.Or(
 			cmp.Compare(b.Weight, a.Weight),
 			cmp.Compare(b.Request.CPUMilli, a.Request.CPUMilli),
-			cmp.Compare(each(&b.Request), each(&a.Request)),
+			cmp.Compare(b.Request.MilliOn(0), a.Request.MilliOn(0)),
 			cmp.Compare(b.Request.GPUs, a.Request.GPUs),
 			slices.Compare(b.Request.Models, a.Request.Models),
 		)
@@ -90,12 +84,4 @@ func typical(all *pack.Classes) *pack.Classes {
 		merged[i].Weight /= sum
 	}
 	return &pack.Classes{Version: all.Version, List: merged}
-}
-
-// each is what the request takes of each of its GPUs, in milli-GPU.
-func each(r *pack.Request) int64 {
-	if r.GPUs > 0 {
-		return pack.WholeMilli
-	}
-	return r.Milli
 }

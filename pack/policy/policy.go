@@ -39,22 +39,22 @@ func Simulated(name string, d *pack.Distribution) (pack.Policy, error) {
 	if name == "fgd" {
 		return NewFGDArtifact(d), nil
 	}
-	p, err := New(name, d)
-	if t, ok := p.(TurnoverAware); ok {
-		t.SetTurnover(false)
-	}
-	return p, err
+	return build(name, d)
 }
 
 // New makes the policy of that name for a distribution of workload classes, in a cluster in which pods come and go.
 func New(name string, d *pack.Distribution) (pack.Policy, error) {
+	p, err := build(name, d)
+	if t, ok := p.(TurnoverAware); ok {
+		t.SetTurnover(true)
+	}
+	return p, err
+}
+
+func build(name string, d *pack.Distribution) (pack.Policy, error) {
 	build, ok := builders[name]
 	if !ok {
 		return nil, fmt.Errorf("unknown packing policy %q: use one of %s", name, strings.Join(Names(), ", "))
 	}
-	p := build(d)
-	if t, ok := p.(TurnoverAware); ok {
-		t.SetTurnover(true)
-	}
-	return p, nil
+	return build(d), nil
 }

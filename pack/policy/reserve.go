@@ -85,8 +85,7 @@ func (o *outlook) findRooms() {
 
 // in is how many tasks the node has room for, if it gets no others.
 func (r *room) in(s *pack.Shape) int64 {
-	if r.request.CPUMilli > s.CPUMilli || r.request.MemoryMiB > s.MemoryMiB || r.request.GPUs > s.Len ||
-		s.Milli[r.request.GPUs-1] != pack.WholeMilli || !r.request.Accepts(s.Model) {
+	if !s.Fits(&r.request) {
 		return 0
 	}
 	n := int64(s.Whole() / r.request.GPUs)

@@ -20,6 +20,14 @@ func (c *Capacity) Add(s *pack.Shape) {
 	}
 }
 
+// Remove undoes Add.
+func (c *Capacity) Remove(s *pack.Shape) {
+	if s.Len > 0 {
+		c.GPUMilli -= s.Free()
+		c.CPUMilli -= s.CPUMilli
+	}
+}
+
 // Told is what a ClusterAware policy was told last; the zero value, if it was told nothing yet.
 type Told struct {
 	once bool

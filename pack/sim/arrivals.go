@@ -39,16 +39,11 @@ func Arrivals(tasks []Task, milli int64, load float64, seed uint64) []int {
 
 // classify returns the class of each task, as a position in the requests, of which all differ.
 func classify(tasks []Task) (kinds []int32, requests []pack.Request) {
-	type key struct {
-		cpu, memory, milli, mib int64
-		gpus, utilization       int
-		models                  string
-	}
-	known := map[key]int32{}
+	known := map[pack.RequestKey]int32{}
 	kinds = make([]int32, len(tasks))
 	for i := range tasks {
 		r := &tasks[i].Request
-		k := key{r.CPUMilli, r.MemoryMiB, r.Milli, r.MiB, r.GPUs, r.MaxUtilization, strings.Join(r.Models, "|")}
+		k := r.Key()
 		id, ok := known[k]
 		if !ok {
 			id = int32(len(requests))

@@ -339,7 +339,7 @@ func (c *churn) retry(rank int32) {
 		first := int32(-1)
 		shape := &c.cluster.states[c.cluster.of[rank]].shape
 		for class, ids := range c.waiting {
-			if len(ids) > 0 && (first < 0 || ids[0] < first) && fits(shape, &c.requests[class]) {
+			if len(ids) > 0 && (first < 0 || ids[0] < first) && shape.Fits(&c.requests[class]) {
 				first = ids[0]
 			}
 		}

@@ -203,7 +203,7 @@ func check(t *rapid.T, c *churn, in *Input, empty []NodeUse) {
 		}
 		fragmented += c.fragment.Score(&pack.Candidate{Before: &s.shape, After: &pack.Shape{}})
 		for class, ids := range c.waiting {
-			require.False(t, len(ids) > 0 && fits(&s.shape, &c.requests[class]), "a task waits that would fit")
+			require.False(t, len(ids) > 0 && s.shape.Fits(&c.requests[class]), "a task waits that would fit")
 		}
 	}
 	require.InDelta(t, fragmented, c.fragmented, 1e-6)

@@ -120,10 +120,7 @@ func (c *cluster) add(s *state, rank int32) {
 
 // change puts a node into another state.
 func (c *cluster) change(rank int32, s *state) {
-	if before := &c.states[c.of[rank]].shape; before.Len > 0 {
-		c.free.GPUMilli -= before.Free()
-		c.free.CPUMilli -= before.CPUMilli
-	}
+	c.free.Remove(&c.states[c.of[rank]].shape)
 	c.free.Add(&s.shape)
 	from := &c.nodes[c.of[rank]]
 	if from.remove(rank); len(*from) == 0 {
@@ -166,7 +163,7 @@ func (c *cluster) place(id int32) (spot, bool) {
 	}
 	next := c.states[o.state]
 	free := next.shape.Milli[o.gpu]
-	after(&next.shape, &cl.request, int(o.gpu))
+	next.shape.Take(&cl.request, int(o.gpu))
 	if c.byKind {
 		next.kinds |= pack.KindOf(&cl.request)
 	}
@@ -320,25 +317,10 @@ func (c *cluster) tied(cl *class, i int, best offer) offer {
 	return c.tied(cl, 2*i+2, c.tied(cl, 2*i+1, best))
 }
 
-// fits says whether a node of the shape can take the request.
-func fits(s *pack.Shape, r *pack.Request) bool {
-	if r.CPUMilli > s.CPUMilli || r.MemoryMiB > s.MemoryMiB {
-		return false
-	}
-	switch {
-	case r.GPUs > 0:
-		return r.GPUs <= s.Len && s.Milli[r.GPUs-1] == pack.WholeMilli && r.Accepts(s.Model)
-	case r.Milli > 0:
-		return s.Len > 0 && int64(s.Milli[0]) >= r.Milli && r.Accepts(s.Model)
-	default:
-		return true
-	}
-}
-
 // rate finds the best way to put the request on a node in the state.
 func (c *cluster) rate(r *pack.Request, at int32) (offer, bool) {
 	s := &c.states[at]
-	if !fits(&s.shape, r) {
+	if !s.shape.Fits(r) {
 		return offer{}, false
 	}
 	best := offer{score: math.Inf(-1), state: at}
@@ -348,7 +330,7 @@ func (c *cluster) rate(r *pack.Request, at int32) (offer, bool) {
 			cand.Milli = 0
 		}
 		next := s.shape
-		after(&next, r, 0)
+		next.Take(r, 0)
 		cand.After = &next
 		best.score = c.policy.Score(&cand)
 		return best, true
@@ -360,30 +342,13 @@ func (c *cluster) rate(r *pack.Request, at int32) (offer, bool) {
 			continue
 		}
 		next := s.shape
-		after(&next, r, g)
+		next.Take(r, g)
 		cand.After = &next
 		if score := c.policy.Score(&cand); score > best.score {
 			best.score, best.gpu = score, int8(g)
 		}
 	}
 	return best, true
-}
-
-// after takes the request from the shape; a share from its GPU g.
-func after(s *pack.Shape, r *pack.Request, g int) {
-	s.CPUMilli -= r.CPUMilli
-	s.MemoryMiB -= r.MemoryMiB
-	switch {
-	case r.GPUs > 0:
-		// The whole GPUs are in front.
-		copy(s.Milli[:s.Len], s.Milli[r.GPUs:s.Len])
-		clear(s.Milli[s.Len-r.GPUs : s.Len])
-	case r.Milli > 0:
-		s.Milli[g] -= int16(r.Milli)
-		for ; g+1 < s.Len && s.Milli[g] < s.Milli[g+1]; g++ {
-			s.Milli[g], s.Milli[g+1] = s.Milli[g+1], s.Milli[g]
-		}
-	}
 }
 
 func better(a, b offer) bool { return a.score > b.score }
@@ -396,7 +361,7 @@ func (cl *class) pop() { cl.heap = heapRemove(cl.heap, 0, better) }
 func (c *cluster) draw(r *pack.Request) (o offer, rank int32, ok bool) {
 	c.feasible = c.feasible[:0]
 	for at, ranks := range c.nodes {
-		if len(ranks) > 0 && fits(&c.states[at].shape, r) {
+		if len(ranks) > 0 && c.states[at].shape.Fits(r) {
 			for _, rank := range ranks {
 				c.feasible = append(c.feasible, int64(rank)<<32|int64(at))
 			}

@@ -35,54 +35,37 @@ func newLedger(nodes []Node) *ledger {
 // take gives the request its part of the node at the spot and returns the indexes of its GPUs: of equal ones the first,
 // as pack.Chooser does.
 func (l *ledger) take(at spot, r *pack.Request) []int {
-	n := &l.nodes[at.rank]
-	n.FreeCPUMilli -= r.CPUMilli
-	n.FreeMemoryMiB -= r.MemoryMiB
-	if !r.WantsGPU() {
-		return nil
-	}
-	gpus := make([]int, 0, r.Count())
-	free, milli := pack.WholeMilli, pack.WholeMilli
+	var gpus []int
+	free := pack.WholeMilli
 	if r.IsShare() {
-		free, milli = int(at.free), int(r.Milli)
+		free = int(at.free)
 	}
-	for g := range n.Milli {
+	for g, milli := range l.nodes[at.rank].Milli {
 		if len(gpus) == r.Count() {
 			break
 		}
-		if n.Milli[g] == free {
-			n.Milli[g] -= milli
+		if milli == free {
 			gpus = append(gpus, g)
 		}
 	}
+	l.put(at.rank, r, gpus)
 	return gpus
 }
 
 // put gives the request those GPUs of the node, and its CPU and memory.
-func (l *ledger) put(rank int32, r *pack.Request, gpus []int) {
-	n := &l.nodes[rank]
-	n.FreeCPUMilli -= r.CPUMilli
-	n.FreeMemoryMiB -= r.MemoryMiB
-	milli := pack.WholeMilli
-	if r.IsShare() {
-		milli = int(r.Milli)
-	}
-	for _, g := range gpus {
-		n.Milli[g] -= milli
-	}
-}
+func (l *ledger) put(rank int32, r *pack.Request, gpus []int) { l.free(rank, r, gpus, -1) }
 
 // give takes back what take or put gave.
-func (l *ledger) give(rank int32, r *pack.Request, gpus []int) {
+func (l *ledger) give(rank int32, r *pack.Request, gpus []int) { l.free(rank, r, gpus, 1) }
+
+// free adds so many times what the request asks for to what is free.
+func (l *ledger) free(rank int32, r *pack.Request, gpus []int, times int) {
 	n := &l.nodes[rank]
-	n.FreeCPUMilli += r.CPUMilli
-	n.FreeMemoryMiB += r.MemoryMiB
-	milli := pack.WholeMilli
-	if r.IsShare() {
-		milli = int(r.Milli)
-	}
+	n.FreeCPUMilli += int64(times) * r.CPUMilli
+	n.FreeMemoryMiB += int64(times) * r.MemoryMiB
 	for _, g := range gpus {
-		n.Milli[g] += milli
+		// Tasks do not ask for GPU memory, so it is the same on each model.
+		n.Milli[g] += times * int(r.MilliOn(0))
 	}
 }
 
