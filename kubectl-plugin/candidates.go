@@ -112,12 +112,9 @@ func (c *candidates) tell() {
 	}
 	var free, total policy.Capacity
 	for _, n := range c.states {
-		if len(n.GPUs) > 0 {
-			shape := c.chooser.Shape(n)
-			free.Add(&shape)
-			total.GPUMilli += int64(len(n.GPUs)) * pack.WholeMilli
-			total.CPUMilli += n.Total.CPUMilli
-		}
+		shape := c.chooser.Shape(n)
+		free.Add(&shape)
+		total.AddTotal(n)
 	}
 	c.told.Tell(aware, free, total, c.chooser.Shapes(slices.Values(c.states)))
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"strconv"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -128,8 +127,6 @@ func (c *churn) print(w io.Writer, out *output) error {
 	if out.format == "json" || out.format == "yaml" {
 		return printData(w, out.format, churns)
 	}
-	percent := func(f float64) cell { return text(strconv.FormatFloat(f, 'f', 2, 64)) }
-	whole := func(f float64) cell { return text(strconv.FormatFloat(f, 'f', 0, 64)) }
 	delay := func(seconds float64) cell {
 		return text(duration.HumanDuration(time.Duration(math.Round(seconds)) * time.Second))
 	}
@@ -156,9 +153,9 @@ func (c *churn) print(w io.Writer, out *output) error {
 		}
 		m := &p.Mean
 		t.rows = append(t.rows, []cell{
-			text(p.Policy), percent(m.Allocated), percent(m.Fragmented), percent(m.Fragmentation), delay(m.All.P50), delay(m.All.P99),
-			delay(m.All.Max), whole(m.All.Waiting), delay(m.Large.P50), delay(m.Large.P99), delay(m.Large.Max), whole(m.Large.Waiting),
-			percent(seconds),
+			text(p.Policy), decimals(2, m.Allocated), decimals(2, m.Fragmented), decimals(2, m.Fragmentation), delay(m.All.P50), delay(m.All.P99),
+			delay(m.All.Max), decimals(0, m.All.Waiting), delay(m.Large.P50), delay(m.Large.P99), delay(m.Large.Max), decimals(0, m.Large.Waiting),
+			decimals(2, seconds),
 		})
 	}
 	sc := newScreen(w)

@@ -178,6 +178,9 @@ func printData(w io.Writer, format string, data any) error {
 	return err
 }
 
+// decimals is a number with so many of them.
+func decimals(n int, f float64) cell { return text(strconv.FormatFloat(f, 'f', n, 64)) }
+
 func (r *replay) printTable(sc screen, replays *Replays, out *output) {
 	several := len(r.seeds) > 1
 	t := table{columns: []column{
@@ -192,8 +195,6 @@ func (r *replay) printTable(sc screen, replays *Replays, out *output) {
 		{titles: []string{"MOVED"}, right: true},
 		{titles: []string{"SECONDS"}, right: true},
 	}}
-	percent := func(f float64) cell { return text(strconv.FormatFloat(f, 'f', 2, 64)) }
-	whole := func(f float64) cell { return text(strconv.FormatFloat(f, 'f', 0, 64)) }
 	for i := range replays.Policies {
 		p := &replays.Policies[i]
 		least, most := p.Runs[0].Final, p.Runs[0].Final
@@ -201,11 +202,11 @@ func (r *replay) printTable(sc screen, replays *Replays, out *output) {
 			least, most = min(least, p.Runs[j].Final), max(most, p.Runs[j].Final)
 		}
 		t.rows = append(t.rows, []cell{
-			text(p.Policy), percent(p.Mean.A95), percent(p.Mean.A100), percent(p.Mean.Final), percent(least), percent(most),
-			whole(p.mean(func(r *Replay) float64 { return float64(r.Tasks) })),
-			whole(p.mean(func(r *Replay) float64 { return float64(r.Unscheduled) })),
-			whole(p.mean(func(r *Replay) float64 { return float64(r.Moved) })),
-			percent(p.mean(func(r *Replay) float64 { return r.Seconds })),
+			text(p.Policy), decimals(2, p.Mean.A95), decimals(2, p.Mean.A100), decimals(2, p.Mean.Final), decimals(2, least), decimals(2, most),
+			decimals(0, p.mean(func(r *Replay) float64 { return float64(r.Tasks) })),
+			decimals(0, p.mean(func(r *Replay) float64 { return float64(r.Unscheduled) })),
+			decimals(0, p.mean(func(r *Replay) float64 { return float64(r.Moved) })),
+			decimals(2, p.mean(func(r *Replay) float64 { return r.Seconds })),
 		})
 	}
 	t.print(sc, out.wide(), out.noHeaders)

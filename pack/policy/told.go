@@ -28,6 +28,14 @@ func (c *Capacity) Remove(s *pack.Shape) {
 	}
 }
 
+// AddTotal counts what a node has, free or not, if it has GPUs at all.
+func (c *Capacity) AddTotal(n *pack.Node) {
+	if len(n.GPUs) > 0 {
+		c.GPUMilli += int64(len(n.GPUs)) * pack.WholeMilli
+		c.CPUMilli += n.Total.CPUMilli
+	}
+}
+
 // Told is what a ClusterAware policy was told last; the zero value, if it was told nothing yet.
 type Told struct {
 	once bool

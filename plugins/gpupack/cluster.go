@@ -19,12 +19,9 @@ func (p *Plugin) tellCluster(infos []fwk.NodeInfo) {
 	}
 	var free, total policy.Capacity
 	for _, info := range infos {
-		if s := p.state(info); len(s.node.GPUs) > 0 {
-			free.GPUMilli += s.free
-			free.CPUMilli += max(0, s.node.CPUMilli)
-			total.GPUMilli += int64(len(s.node.GPUs)) * pack.WholeMilli
-			total.CPUMilli += s.node.Total.CPUMilli
-		}
+		s := p.state(info)
+		free.Add(&s.shape)
+		total.AddTotal(s.node)
 	}
 	p.told.Tell(aware, free, total, p.chooser.Shapes(func(yield func(*pack.Node) bool) {
 		for _, info := range infos {

@@ -25,8 +25,8 @@ type nodeState struct {
 	stale      bool
 
 	node *pack.Node
-	// free is what is left of its GPUs, in milli-GPU.
-	free int64
+	// shape is the node as the policy sees it.
+	shape pack.Shape
 }
 
 // node returns the packing state of a node as NodeInfo has it, with the places that gang plans hold. Callers must not
@@ -77,8 +77,7 @@ func (p *Plugin) state(info fwk.NodeInfo) *nodeState {
 			n.Place(&e.request, string(e.uid), positions(n, e.gpus))
 		}
 	}
-	shape := p.chooser.Shape(n)
-	key.node, key.free = n, shape.Free()
+	key.node, key.shape = n, p.chooser.Shape(n)
 	p.nodes.byName.Store(name, &key)
 	return &key
 }

@@ -51,23 +51,15 @@ func run(ctx context.Context, args []string) error {
 	if err := p.validate(); err != nil {
 		return err
 	}
-	if !slices.Contains(report.Formats(), *format) {
-		return fmt.Errorf("unknown output format %q: use one of %s", *format, strings.Join(report.Formats(), ", "))
+	if err := report.CheckFormat(*format); err != nil {
+		return err
 	}
 	o, err := p.measure(ctx, *folder, os.Stderr)
 	if err != nil {
 		return err
 	}
 	r := o.report()
-	if err := r.Write(os.Stdout, *format); err != nil {
-		return err
-	}
-	if *into != "" {
-		if err := r.Splice(*into); err != nil {
-			return err
-		}
-	}
-	return r.Err()
+	return r.Print(*format, *into)
 }
 
 // validate says what is wrong with the plan.

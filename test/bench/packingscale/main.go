@@ -44,8 +44,9 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	case *decisions < 1 || *seeds < 1 || *scored < 0:
 		return fmt.Errorf("%d decisions of %d seeds with %d scored are too few", *decisions, *seeds, *scored)
-	case !slices.Contains(report.Formats(), *format):
-		return fmt.Errorf("unknown output format %q: use one of %s", *format, strings.Join(report.Formats(), ", "))
+	}
+	if err := report.CheckFormat(*format); err != nil {
+		return err
 	}
 	p := plan{decisions: *decisions, seeds: *seeds, scored: *scored}
 	for _, text := range strings.Split(*sizes, ",") {
@@ -66,13 +67,5 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	r := o.report()
-	if err := r.Write(os.Stdout, *format); err != nil {
-		return err
-	}
-	if *into != "" {
-		if err := r.Splice(*into); err != nil {
-			return err
-		}
-	}
-	return r.Err()
+	return r.Print(*format, *into)
 }

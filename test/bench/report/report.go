@@ -61,10 +61,31 @@ func (r *Report) Err() error {
 // Formats are what Write knows.
 func Formats() []string { return []string{"table", "markdown"} }
 
-// Write prints the report in one of Formats.
-func (r *Report) Write(w io.Writer, format string) error {
+// CheckFormat returns an error unless the format is one of Formats.
+func CheckFormat(format string) error {
 	if !slices.Contains(Formats(), format) {
 		return fmt.Errorf("unknown output format %q: use one of %s", format, strings.Join(Formats(), ", "))
+	}
+	return nil
+}
+
+// Print writes the report to stdout in one of Formats, splices it into a document unless that is empty, and returns Err.
+func (r *Report) Print(format, into string) error {
+	if err := r.Write(os.Stdout, format); err != nil {
+		return err
+	}
+	if into != "" {
+		if err := r.Splice(into); err != nil {
+			return err
+		}
+	}
+	return r.Err()
+}
+
+// Write prints the report in one of Formats.
+func (r *Report) Write(w io.Writer, format string) error {
+	if err := CheckFormat(format); err != nil {
+		return err
 	}
 	tables := slices.Clone(r.Tables)
 	if len(r.Goals) > 0 {
