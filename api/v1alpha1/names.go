@@ -34,6 +34,32 @@ const (
 	AnnotationMaxLiveUtilization = GroupName + "/max-live-utilization"
 )
 
+// AnnotationLastCheckpoint is when a pod last saved what it had done, as a time of RFC 3339 such as 2026-01-31T09:30:00Z. Of
+// pods that preemption could evict, those go first that lose least since.
+const AnnotationLastCheckpoint = GroupName + "/last-checkpoint"
+
+// Annotations that a user writes on a PodGroup.
+const (
+	// AnnotationTopology names the kind of domain, such as rack, in as few of which as possible the gang is placed.
+	AnnotationTopology = GroupName + "/topology"
+	// AnnotationTopologyRequired names the kind of domain of which one must take the whole gang.
+	AnnotationTopologyRequired = GroupName + "/topology-required"
+	// AnnotationOnMemberLoss is a MemberLossPolicy.
+	AnnotationOnMemberLoss = GroupName + "/on-member-loss"
+)
+
+// MemberLossPolicy is what happens to a gang when a member, its node or its GPU is lost.
+type MemberLossPolicy string
+
+const (
+	// RestartGang ends the other members too, so that the whole gang starts anew elsewhere. The default.
+	RestartGang MemberLossPolicy = "restart-gang"
+	// ReplaceMember ends the lost member alone, so that another takes its place.
+	ReplaceMember MemberLossPolicy = "replace-member"
+	// IgnoreLoss leaves the gang to its owner.
+	IgnoreLoss MemberLossPolicy = "ignore"
+)
+
 // Annotations that gpupack-scheduler writes on a pod before it binds it.
 const (
 	// AnnotationGPUs holds the UUIDs of the GPUs chosen, separated by commas.

@@ -33,4 +33,6 @@ type GPUPackArgs struct {
 	// GangTimeout is how long a planned gang may take until all its members are ready to be bound, where its PodGroup has
 	// no scheduleTimeoutSeconds.
 	GangTimeout metav1.Duration
+	// TopologyDomains has the node label that tells a node's domain, for each kind of domain that a PodGroup may name.
+	TopologyDomains map[string]string
 }

@@ -4,6 +4,10 @@
 package config
 
 import (
+	"maps"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/gpupack/gpupack/api/convert"
@@ -33,6 +37,12 @@ func (a *GPUPackArgs) Validate(path *field.Path) field.ErrorList {
 	}
 	if a.GangTimeout.Duration <= 0 {
 		errs = append(errs, field.Invalid(path.Child("gangTimeout"), a.GangTimeout.Duration.String(), "must be above 0"))
+	}
+	for _, domain := range slices.Sorted(maps.Keys(a.TopologyDomains)) {
+		label := a.TopologyDomains[domain]
+		for _, wrong := range validation.IsQualifiedName(label) {
+			errs = append(errs, field.Invalid(path.Child("topologyDomains").Key(domain), label, "must be the key of a node label: "+wrong))
+		}
 	}
 	return errs
 }

@@ -40,6 +40,10 @@ func TestValidate(t *testing.T) {
 		{"unknown stale policy", func(a *GPUPackArgs) { a.StalePolicy = "Hope" },
 			`args.stalePolicy: Unsupported value: "Hope": supported values: "TrustRequests", "Reject", "TrustTelemetry"`},
 		{"negative memory", func(a *GPUPackArgs) { a.WholeGPUForeignMiB = -1 }, "args.wholeGPUForeignMiB: Invalid value: -1: must be 0 MiB or more"},
+		{"no label", func(a *GPUPackArgs) { a.TopologyDomains = map[string]string{"rack": "a rack"} },
+			`args.topologyDomains[rack]: Invalid value: "a rack": must be the key of a node label: name part must consist of alphanumeric ` +
+				`characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or ` +
+				`'123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')`},
 		{"no time for gangs", func(a *GPUPackArgs) { a.GangTimeout.Duration = 0 }, `args.gangTimeout: Invalid value: "0s": must be above 0`},
 	}
 	require.Empty(t, valid().Validate(field.NewPath("args")))

@@ -74,6 +74,9 @@ func defaults() *config.GPUPackArgs {
 		StalePolicy:        convert.StaleTrustRequests,
 		WholeGPUForeignMiB: 512,
 		GangTimeout:        metav1.Duration{Duration: time.Minute},
+		TopologyDomains: map[string]string{
+			"zone": "topology.kubernetes.io/zone", "rack": "topology.kubernetes.io/rack", "nvlink": "nvidia.com/gpu.clique",
+		},
 	}
 }
 
@@ -91,10 +94,11 @@ func TestDecode(t *testing.T) {
       stalePolicy: Reject
       wholeGPUForeignMiB: 1024
       gangTimeout: 2m30s
+      topologyDomains: {row: example.com/row}
 `, func(a *config.GPUPackArgs) {
 			a.LoadWeight, a.StalePolicy, a.WholeGPUForeignMiB = 200, convert.StaleReject, 1024
 			a.StaleAfter.Duration, a.GangTimeout.Duration = 90*time.Second, 150*time.Second
-			a.Policy = "fgd"
+			a.Policy, a.TopologyDomains = "fgd", map[string]string{"row": "example.com/row"}
 		}},
 		{"zero is no default", `
       loadWeight: 0

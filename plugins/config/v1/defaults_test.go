@@ -17,7 +17,7 @@ func TestSetDefaults(t *testing.T) {
 	SetDefaults(&args)
 	v := reflect.ValueOf(args)
 	for i := range v.NumField() {
-		if f := v.Field(i); f.Kind() == reflect.Pointer {
+		if f := v.Field(i); f.Kind() == reflect.Pointer || f.Kind() == reflect.Map {
 			assert.False(t, f.IsNil(), "%s has no default", v.Type().Field(i).Name)
 		}
 	}

@@ -6,6 +6,7 @@ package v1
 import (
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -41,6 +42,11 @@ func SetDefaults(a *GPUPackArgs) {
 	setDefault(&a.StalePolicy, string(convert.StaleTrustRequests))
 	setDefault(&a.WholeGPUForeignMiB, pack.DefaultWholeForeignMiB)
 	setDefault(&a.GangTimeout, metav1.Duration{Duration: time.Minute})
+	if a.TopologyDomains == nil {
+		a.TopologyDomains = map[string]string{
+			"zone": corev1.LabelTopologyZone, "rack": "topology.kubernetes.io/rack", "nvlink": "nvidia.com/gpu.clique",
+		}
+	}
 }
 
 func setDefault[T any](field **T, value T) {
@@ -57,6 +63,7 @@ func toInternal(in *GPUPackArgs, out *config.GPUPackArgs) {
 	out.StalePolicy = convert.StalePolicy(ptr.Deref(in.StalePolicy, ""))
 	out.WholeGPUForeignMiB = ptr.Deref(in.WholeGPUForeignMiB, 0)
 	out.GangTimeout = ptr.Deref(in.GangTimeout, metav1.Duration{})
+	out.TopologyDomains = in.TopologyDomains
 }
 
 func fromInternal(in *config.GPUPackArgs, out *GPUPackArgs) {
@@ -66,4 +73,5 @@ func fromInternal(in *config.GPUPackArgs, out *GPUPackArgs) {
 	out.StalePolicy = ptr.To(string(in.StalePolicy))
 	out.WholeGPUForeignMiB = ptr.To(in.WholeGPUForeignMiB)
 	out.GangTimeout = ptr.To(in.GangTimeout)
+	out.TopologyDomains = in.TopologyDomains
 }

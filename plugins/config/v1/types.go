@@ -31,4 +31,7 @@ type GPUPackArgs struct {
 	// GangTimeout is how long a planned gang may take until all its members are ready to be bound, where its PodGroup
 	// has no scheduleTimeoutSeconds. Default: 1m.
 	GangTimeout *metav1.Duration `json:"gangTimeout,omitempty"`
+	// TopologyDomains has the node label that tells a node's domain, for each kind of domain that a PodGroup may name.
+	// Default: zone: topology.kubernetes.io/zone, rack: topology.kubernetes.io/rack, nvlink: nvidia.com/gpu.clique.
+	TopologyDomains map[string]string `json:"topologyDomains,omitempty"`
 }
