@@ -104,8 +104,8 @@ func (e *env) command() *cobra.Command {
 	e.config.AddFlags(root.PersistentFlags())
 	e.view.staleAfter = convert.DefaultStaleAfter
 	e.view.wholeForeignMiB = pack.DefaultWholeForeignMiB
-	root.AddCommand(e.topCommand(), e.placementsCommand(), e.explainCommand(), e.snapshotCommand(), e.simulateCommand(),
-		e.versionCommand())
+	root.AddCommand(e.topCommand(), e.placementsCommand(), e.explainCommand(), e.gangsCommand(), e.snapshotCommand(),
+		e.simulateCommand(), e.versionCommand())
 	root.InitDefaultCompletionCmd("completion")
 	return root
 }

@@ -109,7 +109,7 @@ func TestColour(t *testing.T) {
 func TestReferenceIsTrue(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join("..", "docs", "kubectl.md"))
 	require.NoError(t, err)
-	for _, name := range []string{"top-nodes-100", "top-pods-100", "placements-100", "explain-pending-whole", "explain-running",
+	for _, name := range []string{"top-nodes-100", "top-pods-100", "placements-100", "explain-pending-whole", "explain-running", "gangs-100",
 		"whatif-add-nodes", "whatif-drain", "simulate"} {
 		want, err := os.ReadFile(filepath.Join("testdata", name+".golden"))
 		require.NoError(t, err)

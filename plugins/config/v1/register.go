@@ -6,7 +6,6 @@ package v1
 import (
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -43,9 +42,7 @@ func SetDefaults(a *GPUPackArgs) {
 	setDefault(&a.WholeGPUForeignMiB, pack.DefaultWholeForeignMiB)
 	setDefault(&a.GangTimeout, metav1.Duration{Duration: time.Minute})
 	if a.TopologyDomains == nil {
-		a.TopologyDomains = map[string]string{
-			"zone": corev1.LabelTopologyZone, "rack": "topology.kubernetes.io/rack", "nvlink": "nvidia.com/gpu.clique",
-		}
+		a.TopologyDomains = convert.DefaultTopologyDomains()
 	}
 }
 
