@@ -39,6 +39,8 @@ type Plugin struct {
 	chooser pack.Chooser
 	// learning is of what the policy expects to come.
 	learning *learning
+	// profile is what is wrong with the profile, worked out once.
+	profile func() error
 
 	pods       corelisters.PodLister
 	podIndexer cache.Indexer
@@ -61,7 +63,7 @@ var (
 	_ fwk.ScorePlugin       = &Plugin{}
 	_ fwk.ReservePlugin     = &Plugin{}
 	_ fwk.PermitPlugin      = &Plugin{}
-	_ fwk.PreBindPlugin     = &Plugin{}
+	_ fwk.BindPlugin        = &Plugin{}
 	_ fwk.PostBindPlugin    = &Plugin{}
 	_ fwk.EnqueueExtensions = &Plugin{}
 	_ fwk.SignPlugin        = &Plugin{}
@@ -95,6 +97,7 @@ func New(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin
 		ledger: newLedger(),
 	}
 	p.gangs = newGangs(p)
+	p.profile = sync.OnceValue(p.binds)
 	p.learning = newLearning(distribution, handle.ClientSet(), handle.SharedInformerFactory().Core().V1().Pods().Lister(),
 		ownNamespace(), handle.ProfileName())
 	p.learning.keep(ctx)

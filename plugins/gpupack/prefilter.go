@@ -24,6 +24,9 @@ func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev
 	if !p.ready() {
 		return nil, fwk.AsStatus(fmt.Errorf("GPUNodes and PodGroups have not been listed yet"))
 	}
+	if err := p.profile(); err != nil {
+		return nil, fwk.AsStatus(err)
+	}
 	pod = p.latest(pod)
 	request, err := convert.Request(pod)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/gpupack/gpupack/pack"
 )
 
-// decisionKey is where Reserve leaves the decision record for PreBind.
+// decisionKey is where Reserve leaves the decision record for Bind.
 const decisionKey fwk.StateKey = Name + "/decision"
 
 type decision struct {

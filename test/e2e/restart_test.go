@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
@@ -21,16 +22,14 @@ func isBinding(r *http.Request) bool {
 	return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/binding")
 }
 
-// isAnnotation matches PreBind's patch of the pod; that of its status goes to another path.
-func isAnnotation(r *http.Request) bool {
-	return r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/pods/") && !strings.HasSuffix(r.URL.Path, "/status")
-}
-
 // The scheduler is killed at a point of a pod's way, started again, and must neither book a GPU twice nor lose one.
 func TestSchedulerKilled(t *testing.T) {
-	for name, at := range map[string]func(*http.Request) bool{
-		"after assume, before PreBind": isAnnotation,
-		"between PreBind and Bind":     isBinding,
+	for name, tc := range map[string]struct {
+		at    func(*scheduler.Scheduler, func(*http.Request) bool)
+		bound int
+	}{
+		"after assume, before the binding":           {(*scheduler.Scheduler).Hold, 1},
+		"after the binding, before it knows of that": {(*scheduler.Scheduler).LoseAnswers, 5},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := newCluster(t, 1, func(int) []v1alpha1.GPU { return a100s(4) })
@@ -38,10 +37,10 @@ func TestSchedulerKilled(t *testing.T) {
 			k.create(t, "settled", wholeGPUs(1))
 			k.placed(t, "settled")
 
-			var held atomic.Int32
-			first.Hold(func(r *http.Request) bool {
-				if at(r) {
-					held.Add(1)
+			var sent atomic.Int32
+			tc.at(first, func(r *http.Request) bool {
+				if isBinding(r) {
+					sent.Add(1)
 					return true
 				}
 				return false
@@ -50,9 +49,13 @@ func TestSchedulerKilled(t *testing.T) {
 				k.create(t, fmt.Sprintf("whole-%d", i), wholeGPUs(1))
 				k.create(t, fmt.Sprintf("share-%d", i), shareMemory("30Gi"))
 			}
-			require.Eventually(t, func() bool { return held.Load() == 4 }, eventually, tick)
+			require.Eventually(t, func() bool { return sent.Load() == 4 && len(k.bound(t)) == tc.bound }, eventually, tick)
+			var pods corev1.PodList
+			require.NoError(t, k.List(t.Context(), &pods, client.InNamespace(k.namespace)))
+			for _, pod := range pods.Items {
+				require.Equal(t, pod.Spec.NodeName != "", len(gpusOf(&pod)) > 0, "pod %s has a node or GPUs, and not both", pod.Name)
+			}
 			first.Kill()
-			require.Len(t, k.bound(t), 1)
 
 			second := scheduler.Start(t, k.cp, scheduler.Options{})
 			for i := range 2 {

@@ -55,6 +55,8 @@ type Scheduler struct {
 
 	// hold, where set, is asked for each request whether it must wait until the process ends.
 	hold atomic.Pointer[func(*http.Request) bool]
+	// lose, where set, is asked for each request whether its answer must be withheld until the process ends.
+	lose atomic.Pointer[func(*http.Request) bool]
 }
 
 // root is the module's folder, seen from a test's package two levels below it.
@@ -156,7 +158,7 @@ func launch(t testing.TB, cp *embedded.ControlPlane, o Options) (*Scheduler, err
 	}
 	s.cmd = exec.Command(path, "--config="+configFile, "--secure-port="+s.port, "--bind-address=127.0.0.1",
 		"--cert-dir="+dir, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
-		"--authorization-always-allow-paths=/healthz,/readyz,/livez,/metrics", "-v=2")
+		"--authorization-always-allow-paths=/healthz,/readyz,/livez,/metrics", "--feature-gates=NominatedNodeNameForExpectation=false", "-v=2")
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.SysProcAttr = endWithParent()
 	s.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1")
@@ -199,6 +201,10 @@ func (s *Scheduler) Stop(t testing.TB) {
 // Hold makes every request for which match returns true wait until the process has ended; the API server never gets it.
 func (s *Scheduler) Hold(match func(*http.Request) bool) { s.hold.Store(&match) }
 
+// LoseAnswers makes every request for which match returns true take effect, while its answer is withheld until the process has
+// ended.
+func (s *Scheduler) LoseAnswers(match func(*http.Request) bool) { s.lose.Store(&match) }
+
 // Metrics returns what the scheduler serves under /metrics.
 func (s *Scheduler) Metrics(t testing.TB) string {
 	t.Helper()
@@ -231,6 +237,11 @@ func (s *Scheduler) proxy(config *rest.Config) (*httptest.Server, error) {
 	}
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if hold := s.hold.Load(); hold != nil && (*hold)(r) {
+			<-s.exited
+			return
+		}
+		if lose := s.lose.Load(); lose != nil && (*lose)(r) {
+			reverse.ServeHTTP(httptest.NewRecorder(), r)
 			<-s.exited
 			return
 		}
