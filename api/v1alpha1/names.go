@@ -82,9 +82,10 @@ type Decision struct {
 	RunnerUp string `json:"runnerUp,omitempty"`
 	// RunnerUpScore is what the policy gave RunnerUp, 0 to 100.
 	RunnerUpScore int64 `json:"runnerUpScore,omitempty"`
-	// Feasible counts the nodes that fitted.
+	// Feasible counts the nodes that fitted: those with room for the pod, less those found to be ruled out by something else, such
+	// as a taint. Where the best nodes suited the pod, nobody asked that of the others.
 	Feasible int `json:"feasible"`
-	// Rejected counts the nodes that gpupack rejected, by reason.
+	// Rejected counts the nodes that gpupack found without room, by reason.
 	Rejected map[string]int `json:"rejected,omitempty"`
 	// Gang is the PodGroup with which the pod was placed, if any.
 	Gang string `json:"gang,omitempty"`

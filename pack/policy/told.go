@@ -36,6 +36,14 @@ func (c *Capacity) AddTotal(n *pack.Node) {
 	}
 }
 
+// RemoveTotal undoes AddTotal.
+func (c *Capacity) RemoveTotal(n *pack.Node) {
+	if len(n.GPUs) > 0 {
+		c.GPUMilli -= int64(len(n.GPUs)) * pack.WholeMilli
+		c.CPUMilli -= n.Total.CPUMilli
+	}
+}
+
 // Told is what a ClusterAware policy was told last; the zero value, if it was told nothing yet.
 type Told struct {
 	once bool

@@ -44,7 +44,7 @@ func (c *clusters) SetCluster(states iter.Seq2[*pack.Shape, int]) func(*pack.Sha
 func withNodes(t testing.TB, nodes int, chosen pack.Policy) (*Plugin, []fwk.NodeInfo) {
 	p := &Plugin{
 		args: &config.GPUPackArgs{StaleAfter: metav1.Duration{Duration: time.Hour}}, clock: clocktesting.NewFakeClock(time.Now()),
-		chooser: pack.Chooser{Policy: chosen, Limits: pack.Limits{WholeForeignMiB: 512}}, ledger: newLedger(), telemetry: &telemetry{},
+		chooser: pack.Chooser{Policy: chosen, Limits: pack.Limits{WholeForeignMiB: 512}}, ledger: newLedger(), telemetry: newTelemetry(chosen),
 	}
 	p.telemetry.byKey = map[types.NamespacedName]*v1alpha1.GPUNode{}
 	var infos []fwk.NodeInfo
@@ -86,8 +86,8 @@ func TestClusterIsToldWhenEnoughHasChanged(t *testing.T) {
 		}
 		return nodes, free
 	}
-	p.tellCluster(infos)
-	p.tellCluster(infos)
+	p.tellCluster(p.update(infos))
+	p.tellCluster(p.update(infos))
 	require.Len(t, told.told, 1, "nothing has changed")
 	nodes, free := total()
 	assert.Equal(t, 200, nodes)
@@ -97,18 +97,18 @@ func TestClusterIsToldWhenEnoughHasChanged(t *testing.T) {
 	// A four-hundredth of 1600 GPUs.
 	for i := range 3 {
 		place(t, p, infos[i], fmt.Sprint(i), 0)
-		p.tellCluster(infos)
+		p.tellCluster(p.update(infos))
 	}
 	require.Len(t, told.told, 1)
 	place(t, p, infos[3], "3", 0)
-	p.tellCluster(infos)
+	p.tellCluster(p.update(infos))
 	require.Len(t, told.told, 2)
 	_, free = total()
 	assert.Equal(t, int64(1_596_000), free)
 	assert.Len(t, told.told[1], 2)
 
 	// Telemetry and nodes that come count as well.
-	p.tellCluster(infos[:199])
+	p.tellCluster(p.update(infos[:199]))
 	require.Len(t, told.told, 3)
 	sick := p.telemetry.get("node-9").DeepCopy()
 	sick.ResourceVersion = "2"
@@ -116,7 +116,7 @@ func TestClusterIsToldWhenEnoughHasChanged(t *testing.T) {
 		sick.Status.GPUs[i].Healthy = false
 	}
 	p.telemetry.set(sick)
-	p.tellCluster(infos[:199])
+	p.tellCluster(p.update(infos[:199]))
 	require.Len(t, told.told, 4)
 	_, free = total()
 	assert.Equal(t, int64(199*8-4-8)*1000, free)
@@ -125,13 +125,13 @@ func TestClusterIsToldWhenEnoughHasChanged(t *testing.T) {
 // A policy that does not look at the cluster costs nothing.
 func TestClusterIsNotToldToOthers(t *testing.T) {
 	p, _ := withNodes(t, 1, policy.BestFit{})
-	p.tellCluster([]fwk.NodeInfo{nil})
+	p.tellCluster(nil)
 }
 
 func BenchmarkTellCluster(b *testing.B) {
 	p, infos := withNodes(b, 5000, &clusters{})
-	p.tellCluster(infos)
+	p.tellCluster(p.update(infos))
 	for b.Loop() {
-		p.tellCluster(infos)
+		p.tellCluster(p.update(infos))
 	}
 }

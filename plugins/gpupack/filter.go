@@ -26,7 +26,7 @@ func (p *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *corev1.Pod, 
 		// NodeResourcesFit does not know what plans hold.
 		fit = p.chooser.Limits.FitHost
 	}
-	reason := fit(p.node(info), &c.request)
+	reason := fit(p.nodeIn(c, info), &c.request)
 	if reason == pack.ReasonFits {
 		return nil
 	}
@@ -35,6 +35,16 @@ func (p *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *corev1.Pod, 
 		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reason.Message())
 	}
 	return fwk.NewStatus(fwk.Unschedulable, reason.Message())
+}
+
+// nodeIn is node, as it was when the cycle began where the cycle looks at a few nodes only.
+func (p *Plugin) nodeIn(c *cycle, info fwk.NodeInfo) *pack.Node {
+	if c.short != nil {
+		if s := c.short.states[info.Node().Name]; s != nil && s.generation == info.GetGeneration() {
+			return s.node
+		}
+	}
+	return p.node(info)
 }
 
 // filterPlanned says whether a gang's member can still have the place that the plan holds for it. The node's free resources say

@@ -24,10 +24,14 @@ import (
 )
 
 // planningKey marks the cycle state of a class while a gang is planned. The plugin's own PreFilter and Filter stay out of
-// it, since package pack does their work on the plan's own nodes.
+// it, since package pack does their work on the plan's own nodes. It also marks that of a single pod while nodes are tried for
+// the shortlist; its Filter is asked then.
 const planningKey fwk.StateKey = Name + "/planning"
 
-type planningMark struct{}
+type planningMark struct {
+	// filter says that Filter is to be asked.
+	filter bool
+}
 
 func (m planningMark) Clone() fwk.StateData { return m }
 

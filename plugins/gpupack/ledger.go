@@ -53,6 +53,8 @@ type ledger struct {
 	total   uint64
 	// planned is the number of entries in that phase.
 	planned int
+	// dirty are the nodes whose entries changed.
+	dirty changes
 }
 
 func newLedger() *ledger {
@@ -121,6 +123,7 @@ func (l *ledger) count(p phase, n int) {
 func (l *ledger) touch(node string) {
 	l.version[node]++
 	l.total++
+	l.dirty.mark(node)
 }
 
 func (l *ledger) get(uid types.UID) (entry, bool) {

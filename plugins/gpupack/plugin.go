@@ -49,6 +49,7 @@ type Plugin struct {
 	ledger     *ledger
 	gangs      *gangs
 	nodes      nodeStates
+	index      index
 	// told is what the policy knows of the cluster.
 	told policy.Told
 }
@@ -143,6 +144,8 @@ type cycle struct {
 	// choices by node name, of type pack.Choice.
 	choices *sync.Map
 	ranking *ranking
+	// short is set where the cycle looks at a few nodes only.
+	short *shortlist
 }
 
 type rejections [32]atomic.Int32

@@ -5,6 +5,7 @@ package gpupack
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
@@ -23,6 +24,13 @@ func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *core
 				nodeRejections.WithLabelValues(pack.Reason(reason).String()).Add(float64(n))
 			}
 		}
+	}
+	if c != nil && c.short != nil {
+		// A pod that preemption made way for takes the place, or a node changed within the cycle. Other nodes have not been asked.
+		p.clock.AfterFunc(time.Second, func() {
+			p.handle.Activate(p.logger(ctx), map[string]*corev1.Pod{pod.Namespace + "/" + pod.Name: pod})
+		})
+		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "the nodes chosen have changed meanwhile, so others are tried")
 	}
 	name := groupOf(pod)
 	if name.Name == "" {

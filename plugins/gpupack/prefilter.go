@@ -15,10 +15,14 @@ import (
 	"github.com/gpupack/gpupack/api/convert"
 )
 
-// PreFilter reads what the pod asks for. For the first member of a gang, it plans the whole gang; every member is then
+// PreFilter reads what the pod asks for. A single pod is confined to the best nodes that suit it, where they can be told without
+// looking at all. For the first member of a gang, it plans the whole gang; every member is then
 // confined to the node that the plan has for it.
 func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes []fwk.NodeInfo) (*fwk.PreFilterResult, *fwk.Status) {
-	if _, err := state.Read(planningKey); err == nil {
+	if mark, err := state.Read(planningKey); err == nil {
+		if m, ok := mark.(planningMark); ok && m.filter {
+			return nil, nil
+		}
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
 	if !p.ready() {
@@ -34,7 +38,8 @@ func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev
 		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, err.Error())
 	}
 	p.learning.observe(pod, &request)
-	p.tellCluster(nodes)
+	x := p.update(nodes)
+	p.tellCluster(x)
 	c := &cycle{request: request, rejected: &rejections{}, choices: &sync.Map{}, ranking: &ranking{}}
 	if name := groupOf(pod); name.Name != "" {
 		e, status := p.placeOfMember(ctx, pod)
@@ -49,6 +54,9 @@ func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev
 	state.Write(cycleKey, c)
 	if !request.WantsGPU() && !p.ledger.anyPlanned() {
 		return nil, fwk.NewStatus(fwk.Skip)
+	}
+	if c.short = p.shortlist(ctx, c, pod, x); c.short != nil {
+		return &fwk.PreFilterResult{NodeNames: c.short.names()}, nil
 	}
 	return nil, nil
 }

@@ -82,6 +82,9 @@ func (p *Plugin) record(c *cycle, node string) v1alpha1.Decision {
 		Feasible: max(1, len(c.ranking.scores)),
 		Rejected: c.rejected.counts(),
 	}
+	if c.short != nil {
+		d.Feasible = c.short.feasible
+	}
 	if c.planned != nil {
 		d.Gang = c.planned.gang.Name
 		return d

@@ -47,7 +47,7 @@ func (p *Plugin) Score(_ context.Context, state fwk.CycleState, _ *corev1.Pod, i
 	if c == nil {
 		return 0, nil
 	}
-	choice, reason := p.chooser.Choose(p.node(info), &c.request)
+	choice, reason := p.chooser.Choose(p.nodeIn(c, info), &c.request)
 	if reason != pack.ReasonFits {
 		// Telemetry has moved since Filter. Without a choice the node comes last, and Reserve would refuse it.
 		return 0, nil
@@ -68,6 +68,10 @@ func (p *Plugin) NormalizeScore(_ context.Context, state fwk.CycleState, _ *core
 	}
 	ratings := make([]float64, len(scores))
 	lowest := math.Inf(1)
+	if c.short != nil {
+		// Points are in proportion to all nodes that have room.
+		lowest = c.short.lowest
+	}
 	for i := range scores {
 		ratings[i] = math.Inf(-1)
 		if choice, ok := c.choices.Load(scores[i].Name); ok {

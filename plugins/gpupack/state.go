@@ -4,6 +4,7 @@
 package gpupack
 
 import (
+	"math"
 	"sync"
 
 	fwk "k8s.io/kube-scheduler/framework"
@@ -24,9 +25,14 @@ type nodeState struct {
 	ledger     uint64
 	stale      bool
 
+	// staleAfter is when, in nanoseconds since 1970, the reading is stale.
+	staleAfter int64
+
 	node *pack.Node
 	// shape is the node as the policy sees it.
 	shape pack.Shape
+	// key is the node's State.
+	key string
 }
 
 // node returns the packing state of a node as NodeInfo has it, with the places that gang plans hold. Callers must not
@@ -37,9 +43,12 @@ func (p *Plugin) state(info fwk.NodeInfo) *nodeState {
 	name := info.Node().Name
 	options := p.convertOptions(p.clock.Now())
 	gn := p.telemetry.get(name)
-	key := nodeState{generation: info.GetGeneration(), ledger: p.ledger.nodeVersion(name)}
+	key := nodeState{generation: info.GetGeneration(), ledger: p.ledger.nodeVersion(name), staleAfter: math.MaxInt64}
 	if gn != nil {
-		key.telemetry, key.stale = gn.ResourceVersion, convert.IsStale(gn, &options)
+		key.telemetry, key.stale, key.staleAfter = gn.ResourceVersion, convert.IsStale(gn, &options), math.MinInt64
+		if at := gn.Status.ObservedTime; at != nil {
+			key.staleAfter = at.Add(options.StaleAfter).UnixNano()
+		}
 	}
 	if v, ok := p.nodes.byName.Load(name); ok {
 		known := v.(*nodeState)
@@ -77,7 +86,7 @@ func (p *Plugin) state(info fwk.NodeInfo) *nodeState {
 			n.Place(&e.request, string(e.uid), positions(n, e.gpus))
 		}
 	}
-	key.node, key.shape = n, p.chooser.Shape(n)
+	key.node, key.shape, key.key = n, p.chooser.Shape(n), n.State()
 	p.nodes.byName.Store(name, &key)
 	return &key
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/pack"
 	"github.com/gpupack/gpupack/pack/policy"
 )
 
@@ -94,6 +95,27 @@ func resourceVersion(obj metav1.Object) uint64 {
 // telemetry is the newest GPUNode of each node.
 type telemetry struct {
 	newest[*v1alpha1.GPUNode]
+	// dirty are the nodes whose telemetry changed.
+	dirty changes
+}
+
+// newTelemetry returns a store that tells the policy of the cluster's GPUs, if it wants to know.
+func newTelemetry(chosen pack.Policy) *telemetry {
+	t := &telemetry{}
+	var s *supply
+	if aware, ok := chosen.(policy.SupplyAware); ok {
+		s = newSupply(aware)
+	}
+	t.changed = func(before, after *v1alpha1.GPUNode) {
+		if s != nil {
+			s.changed(before, after)
+		}
+		if after == nil {
+			after = before
+		}
+		t.dirty.mark(after.Name)
+	}
+	return t
 }
 
 func (t *telemetry) get(node string) *v1alpha1.GPUNode {
@@ -108,10 +130,7 @@ type podGroups struct {
 
 // watchCRDs starts to watch GPUNodes and PodGroups.
 func (p *Plugin) watchCRDs(ctx context.Context) error {
-	p.telemetry = &telemetry{}
-	if aware, ok := p.chooser.Policy.(policy.SupplyAware); ok {
-		p.telemetry.changed = newSupply(aware).changed
-	}
+	p.telemetry = newTelemetry(p.chooser.Policy)
 	p.groups = &podGroups{}
 	if err := watch(ctx, p.handle.KubeConfig(), v1alpha1.SchemeGroupVersion, "gpunodes", v1alpha1.AddToScheme,
 		&v1alpha1.GPUNode{}, &p.telemetry.newest); err != nil {
