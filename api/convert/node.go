@@ -44,6 +44,8 @@ type Options struct {
 	// that does not exist has processes that have not ended yet, and their memory counts. nil means that only the pods
 	// given to Node exist.
 	Exists func(uid string) bool
+	// Request is what to ask instead of the function of that name, by callers that remember its answers; nil for that function.
+	Request func(*corev1.Pod) (pack.Request, error)
 }
 
 // Pod is a pod on a node and the GPUs that it was given there.
@@ -127,12 +129,16 @@ func foreignMiB(g *v1alpha1.GPU) int64 {
 // addPods takes what the pods hold off the node: first those whose GPUs are known, then the others.
 func addPods(n *pack.Node, gn *v1alpha1.GPUNode, pods []Pod, o *Options) {
 	read := newReading(n, gn)
+	ask := o.Request
+	if ask == nil {
+		ask = Request
+	}
 	var homeless []pack.Request
 	var homelessID []string
 	for i := range pods {
 		pod := pods[i].Pod
 		// Of a malformed request, which no scheduler of ours placed, there is left what it holds all the same.
-		r, _ := Request(pod)
+		r, _ := ask(pod)
 		id := string(pod.UID)
 		if !r.WantsGPU() {
 			n.CPUMilli -= r.CPUMilli

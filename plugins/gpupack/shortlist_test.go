@@ -315,7 +315,9 @@ func BenchmarkCycle(b *testing.B) {
 			for _, all := range []bool{false, true} {
 				b.Run(fmt.Sprintf("%s/%s/all=%v", kind, name, all), func(b *testing.B) {
 					f := newProfile(b, 5000, nil)
+					f.p.update(f.infos)
 					i := 0
+					b.ReportAllocs()
 					for b.Loop() {
 						for range telemetry {
 							f.publish(fmt.Sprintf("node-%04d", rand.IntN(5000)), func(g *v1alpha1.GPU) { g.Utilization = int32(rand.IntN(100)) })

@@ -7,6 +7,7 @@ import (
 	"math"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"github.com/gpupack/gpupack/api/convert"
@@ -33,6 +34,13 @@ type nodeState struct {
 	shape pack.Shape
 	// key is the node's State.
 	key string
+	// requests of the pods that have GPUs. A pod that changes is another object.
+	requests map[*corev1.Pod]request
+}
+
+type request struct {
+	pack.Request
+	err error
 }
 
 // node returns the packing state of a node as NodeInfo has it, with the places that gang plans hold. Callers must not
@@ -50,8 +58,10 @@ func (p *Plugin) state(info fwk.NodeInfo) *nodeState {
 			key.staleAfter = at.Add(options.StaleAfter).UnixNano()
 		}
 	}
+	var requests map[*corev1.Pod]request
 	if v, ok := p.nodes.byName.Load(name); ok {
 		known := v.(*nodeState)
+		requests = known.requests
 		if known.generation == key.generation && known.telemetry == key.telemetry && known.ledger == key.ledger && known.stale == key.stale {
 			return known
 		}
@@ -60,8 +70,8 @@ func (p *Plugin) state(info fwk.NodeInfo) *nodeState {
 	key.ledger = version
 
 	var pods []convert.Pod
-	for _, info := range info.GetPods() {
-		pod := info.GetPod()
+	for _, podInfo := range info.GetPods() {
+		pod := podInfo.GetPod()
 		e, inLedger := entries[pod.UID]
 		delete(entries, pod.UID)
 		if !convert.AsksForGPU(pod) {
@@ -75,6 +85,15 @@ func (p *Plugin) state(info fwk.NodeInfo) *nodeState {
 			gpus = nil
 		}
 		pods = append(pods, convert.Pod{Pod: pod, GPUs: gpus})
+	}
+	key.requests = make(map[*corev1.Pod]request, len(pods))
+	options.Request = func(pod *corev1.Pod) (pack.Request, error) {
+		r, ok := requests[pod]
+		if !ok {
+			r.Request, r.err = convert.Request(pod)
+		}
+		key.requests[pod] = r
+		return r.Request, r.err
 	}
 	n := convert.Node(info.Node(), gn, pods, options)
 	allocatable, requested := info.GetAllocatable(), info.GetRequested()
