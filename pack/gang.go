@@ -4,6 +4,7 @@
 package pack
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,6 +25,36 @@ type Constraints interface {
 	// Placed tells that a member of the class is planned on the node. It says whether that can have changed what is
 	// feasible on other nodes; what is feasible on this one is asked again in any case.
 	Placed(class, node int) (elsewhere bool)
+	// Removed takes back what Placed told of one member of the class on the node.
+	Removed(class, node int)
+}
+
+// Gang is what PlanGangIn places.
+type Gang struct {
+	// Classes are the requests of members.
+	Classes []Request
+	// Members in the order of their ranks: those next to each other talk most.
+	Members []Member
+	// Need is how many members must have a node at the same time.
+	Need int
+	// Domains, where not nil, are where the gang should stay.
+	Domains *Domains
+}
+
+// Domains are sets of nodes that are close to each other, such as racks.
+type Domains struct {
+	// Kind is what users call them, such as "rack".
+	Kind string
+	// Names of the domains. Ranks walk through them in this order.
+	Names []string
+	// Of has, for each node, the position of its domain in Names, or -1 where it is in none.
+	Of []int
+	// Required says that the whole gang must be in one domain. Otherwise it is placed in as few as possible, and on nodes
+	// of no domain where those of domains do not do.
+	Required bool
+	// Held are positions in Names of domains in which members of the gang are already. They count as used: where a domain
+	// is required, it is the first of these.
+	Held []int
 }
 
 // Placement is where one member of a gang goes.
@@ -39,16 +70,36 @@ type Placement struct {
 
 // GangFailure is why a gang cannot be placed.
 type GangFailure struct {
-	// Placed members of Need would fit at once.
+	// Placed members of Need would fit at once, in the domain that is nearest to taking all where one is required.
 	Placed, Need int
 	// Request is that of the first member that does not fit beside them.
 	Request Request
-	// Rejected counts nodes by the reason why they do not take that member.
+	// Rejected counts nodes, of that domain where one is required, by the reason why they do not take that member.
 	Rejected map[string]int
+	// Kind is the kind of domain that is required; empty where none is.
+	Kind string
+	// Domain is the nearest domain; empty where none is required or there are none.
+	Domain string
+	// Fixed says that members which are placed already leave no other domain than that.
+	Fixed bool
 }
 
 // Error says how many members fit and why no more do.
 func (f *GangFailure) Error() string {
+	var b strings.Builder
+	where := ""
+	switch {
+	case f.Kind == "":
+		fmt.Fprintf(&b, "%d of the %d members needed fit at once", f.Placed, f.Need)
+	case f.Domain == "":
+		fmt.Fprintf(&b, "no node is in a %s, of which one must take the whole gang", f.Kind)
+	case f.Fixed:
+		fmt.Fprintf(&b, "%s %s, where its other members are, has room for %d of the %d members needed", f.Kind, f.Domain, f.Placed, f.Need)
+		where = " there"
+	default:
+		fmt.Fprintf(&b, "no %s takes the whole gang: %s %s has room for %d of the %d members needed", f.Kind, f.Kind, f.Domain, f.Placed, f.Need)
+		where = " there"
+	}
 	type count struct {
 		reason string
 		nodes  int
@@ -58,145 +109,101 @@ func (f *GangFailure) Error() string {
 		counts = append(counts, count{reason, nodes})
 	}
 	slices.SortFunc(counts, func(a, b count) int {
-		if a.nodes != b.nodes {
-			return b.nodes - a.nodes
-		}
-		return strings.Compare(a.reason, b.reason)
+		return cmp.Or(cmp.Compare(b.nodes, a.nodes), strings.Compare(a.reason, b.reason))
 	})
-	fit := fmt.Sprintf("%d of the %d members needed fit at once", f.Placed, f.Need)
-	if len(counts) == 0 {
-		return fit
-	}
-	parts := make([]string, len(counts))
 	for i, c := range counts {
-		parts[i] = fmt.Sprintf("%d %s", c.nodes, c.reason)
+		if i == 0 {
+			fmt.Fprintf(&b, "; no node%s for another that asks for %s: ", where, f.Request.String())
+		} else {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%d %s", c.nodes, c.reason)
 	}
-	return fmt.Sprintf("%s; no node for another that asks for %s: %s", fit, f.Request.String(), strings.Join(parts, ", "))
+	return b.String()
 }
 
-// PlanGang places members so that at least need of them have a node at the same time, and as many more as fit. It changes
+// PlanGang is PlanGangIn for a gang that no domain should hold together.
+func (c *Chooser) PlanGang(nodes []*Node, classes []Request, members []Member, need int, constraints Constraints) ([]Placement, *GangFailure) {
+	return c.PlanGangIn(nodes, &Gang{Classes: classes, Members: members, Need: need}, constraints)
+}
+
+// PlanGangIn places members so that at least the needed ones have a node at the same time, and as many more as fit. It changes
 // none of the nodes. Members are tried from the class that is hardest to place to the easiest, each where the policy
 // likes it best once the earlier ones are there.
-func (c *Chooser) PlanGang(nodes []*Node, classes []Request, members []Member, need int, constraints Constraints) ([]Placement, *GangFailure) {
-	plan := gangPlan{chooser: c, nodes: slices.Clone(nodes), classes: classes, constraints: constraints}
-	plan.options = make([][]option, len(classes))
-
-	members = slices.Clone(members)
-	slices.SortStableFunc(members, func(a, b Member) int {
-		if d := compareSize(&classes[a.Class], &classes[b.Class]); d != 0 {
-			return d
-		}
-		return a.Class - b.Class
-	})
-	placed := make([]Placement, 0, len(members))
-	owned := make([]bool, len(nodes))
-	full := make([]bool, len(classes))
+//
+// Where domains are preferred, first as many members as fit are placed, then in as few domains as possible, then where
+// the policy likes it best. The number of domains is the least for a gang of one class whose members do not constrain each
+// other; else each next domain is one that takes as many of the rest as the fewest domains would have to.
+//
+// In the end, the members of each class get its places by rank, domain by domain and node by node.
+func (c *Chooser) PlanGangIn(nodes []*Node, g *Gang, constraints Constraints) ([]Placement, *GangFailure) {
+	p := newGangPlan(c, nodes, g, constraints)
 	var failure *GangFailure
-	for again := true; again && len(members) > 0; {
-		again, failure = false, nil
-		clear(full)
-		var rest []Member
-		for _, m := range members {
-			at := -1
-			if !full[m.Class] {
-				at = plan.best(m.Class)
-			}
-			if at < 0 {
-				// What the plan adds takes room, so no other member of the class will fit either.
-				full[m.Class] = true
-				rest = append(rest, m)
-				if failure == nil {
-					failure = &GangFailure{Need: need, Request: classes[m.Class], Rejected: plan.rejected(m.Class)}
-				}
-				continue
-			}
-			choice := plan.options[m.Class][at].choice
-			if !owned[at] {
-				plan.nodes[at], owned[at] = plan.nodes[at].Clone(), true
-			}
-			plan.nodes[at].Place(&classes[m.Class], m.ID, choice.GPUs)
-			placed = append(placed, Placement{Member: m, Node: at, GPUs: choice.GPUs, Score: choice.Score})
-			elsewhere := constraints.Placed(m.Class, at)
-			plan.forget(at, elsewhere)
-			// A member may need another beside it that is easier to place, as a worker its launcher by pod affinity.
-			again = again || elsewhere
+	switch {
+	case g.Domains == nil:
+		failure = p.anywhere()
+	case g.Domains.Required:
+		failure = p.require()
+	default:
+		if p.prefer(); len(p.places) < g.Need {
+			// What interplay between members or between classes can do to the choice of domains must not keep a gang out.
+			p.undo(0)
+			failure = p.anywhere()
 		}
-		members = rest
 	}
-	if len(placed) < need {
-		if failure == nil {
-			failure = &GangFailure{Need: need}
-		}
-		failure.Placed = len(placed)
+	if failure != nil {
 		return nil, failure
 	}
-	return placed, nil
+	return p.placements(), nil
 }
 
-// option is what a node offers a class.
-type option struct {
-	known    bool
-	feasible bool
-	choice   Choice
-	why      string
-}
-
-type gangPlan struct {
-	chooser     *Chooser
-	nodes       []*Node
-	classes     []Request
-	constraints Constraints
-	// options by class and node.
-	options [][]option
-}
-
-// best returns the node that the policy likes best for a member of the class, the first of equals, or -1.
-func (p *gangPlan) best(class int) int {
-	if p.options[class] == nil {
-		p.options[class] = make([]option, len(p.nodes))
+// anywhere plans the gang without regard to domains.
+func (p *gangPlan) anywhere() *GangFailure {
+	all := make([]int32, len(p.state))
+	for at := range all {
+		all[at] = int32(at)
 	}
-	best := -1
-	for at := range p.nodes {
-		o := &p.options[class][at]
-		if !o.known {
-			*o = p.evaluate(class, at)
+	p.explain = true
+	p.fill(all, true)
+	if len(p.places) >= p.gang.Need {
+		return nil
+	}
+	f := p.failure
+	f.Placed, f.Need = len(p.places), p.gang.Need
+	return &f
+}
+
+// placements gives the places of each class to its members by rank.
+func (p *gangPlan) placements() []Placement {
+	places := slices.Clone(p.places)
+	slices.SortStableFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(p.domainOrder(a.node), p.domainOrder(b.node)), cmp.Compare(a.node, b.node))
+	})
+	byClass := make([][]place, len(p.gang.Classes))
+	for _, at := range places {
+		byClass[at.class] = append(byClass[at.class], at)
+	}
+	out := make([]Placement, 0, len(places))
+	for _, m := range p.gang.Members {
+		if len(byClass[m.Class]) == 0 {
+			continue
 		}
-		if o.feasible && (best < 0 || o.choice.Score > p.options[class][best].choice.Score) {
-			best = at
-		}
-	}
-	return best
-}
-
-func (p *gangPlan) evaluate(class, at int) option {
-	r := &p.classes[class]
-	if reason := p.chooser.Limits.FitHost(p.nodes[at], r); reason != ReasonFits {
-		return option{known: true, why: reason.Message()}
-	}
-	if ok, why := p.constraints.Feasible(class, at); !ok {
-		return option{known: true, why: why}
-	}
-	choice, _ := p.chooser.Choose(p.nodes[at], r)
-	return option{known: true, feasible: true, choice: choice}
-}
-
-func (p *gangPlan) rejected(class int) map[string]int {
-	out := map[string]int{}
-	for i := range p.options[class] {
-		out[p.options[class][i].why]++
+		at := byClass[m.Class][0]
+		byClass[m.Class] = byClass[m.Class][1:]
+		out = append(out, Placement{Member: m, Node: int(at.node), GPUs: slices.Clone(at.choice.GPUs), Score: at.choice.Score})
 	}
 	return out
 }
 
-// forget drops what is known of the node, or of all nodes where a placement reached further.
-func (p *gangPlan) forget(at int, elsewhere bool) {
-	for class := range p.options {
-		switch {
-		case p.options[class] == nil:
-		case elsewhere:
-			clear(p.options[class])
-		default:
-			p.options[class][at] = option{}
-		}
+// domainOrder is where ranks come to a node's domain.
+func (p *gangPlan) domainOrder(node int32) int {
+	d := p.gang.Domains
+	switch {
+	case d == nil:
+		return 0
+	case d.Of[node] < 0:
+		return len(d.Names)
+	default:
+		return d.Of[node]
 	}
 }

@@ -17,15 +17,18 @@ type anywhere struct{}
 
 func (anywhere) Feasible(int, int) (bool, string) { return true, "" }
 func (anywhere) Placed(int, int) bool             { return false }
+func (anywhere) Removed(int, int)                 {}
 
 // rules are constraints for tests.
 type rules struct {
 	feasible func(class, node int) (bool, string)
 	placed   func(class, node int) bool
+	removed  func(class, node int)
 }
 
 func (r rules) Feasible(class, node int) (bool, string) { return r.feasible(class, node) }
 func (r rules) Placed(class, node int) bool             { return r.placed(class, node) }
+func (r rules) Removed(class, node int)                 { r.removed(class, node) }
 
 func testNodes(gpus ...int) []*Node {
 	nodes := make([]*Node, len(gpus))
@@ -129,9 +132,10 @@ func TestPlanGangGoesWherePolicyLikes(t *testing.T) {
 	plan, failure := c.PlanGang(nodes, []Request{{GPUs: 2}}, membersOf(3), 3, anywhere{})
 	require.Nil(t, failure)
 	require.Len(t, plan, 3)
-	assert.Equal(t, Placement{Member: Member{ID: "c0-0"}, Node: 1, GPUs: []int{4, 5}, Score: -4000}, plan[0])
-	assert.Equal(t, Placement{Member: Member{ID: "c0-1"}, Node: 1, GPUs: []int{6, 7}, Score: -2000}, plan[1])
-	assert.Equal(t, Placement{Member: Member{ID: "c0-2"}, Node: 0, GPUs: []int{0, 1}, Score: -8000}, plan[2])
+	// Ranks walk through the nodes in their order.
+	assert.Equal(t, Placement{Member: Member{ID: "c0-0"}, Node: 0, GPUs: []int{0, 1}, Score: -8000}, plan[0])
+	assert.Equal(t, Placement{Member: Member{ID: "c0-1"}, Node: 1, GPUs: []int{4, 5}, Score: -4000}, plan[1])
+	assert.Equal(t, Placement{Member: Member{ID: "c0-2"}, Node: 1, GPUs: []int{6, 7}, Score: -2000}, plan[2])
 }
 
 func TestPlanGangConstraints(t *testing.T) {
