@@ -12,7 +12,7 @@ import (
 // offer is what a domain would take of the members that are left.
 type offer struct {
 	known bool
-	// exact is true where the constraints were asked; else it is what would fit if there were none.
+	// exact is true where the constraints were asked; else count is at least what they leave.
 	exact bool
 	count int
 	// taken is count by class.
@@ -31,7 +31,7 @@ type domainPlan struct {
 	none  []int32
 	// offers by domain.
 	offers []offer
-	// alike remembers what domains with the same states of nodes would take if there were no constraints.
+	// alike remembers the estimates of domains by the states of their nodes.
 	alike map[string]offer
 	key   []byte
 }
@@ -146,8 +146,11 @@ const maxTries = 16
 func (d *domainPlan) next(open []int) int {
 	order := slices.Clone(open)
 	for tries := 0; ; tries++ {
+		for _, domain := range order {
+			d.offer(domain)
+		}
 		slices.SortStableFunc(order, func(a, b int) int {
-			x, y := d.offer(a), d.offer(b)
+			x, y := &d.offers[a], &d.offers[b]
 			return cmp.Or(cmp.Compare(y.count, x.count), cmp.Compare(y.score, x.score), cmp.Compare(a, b))
 		})
 		order = order[:len(order)-d.empty(order)]
@@ -251,7 +254,7 @@ func (d *domainPlan) attempt(nodes []int32, ask bool) offer {
 	return o
 }
 
-// estimate is what nodes would take if there were no constraints.
+// estimate is at least what nodes would take if there were no constraints: each class as many as if it were alone.
 func (d *domainPlan) estimate(nodes []int32) offer {
 	states := make([]int32, len(nodes))
 	for i, at := range nodes {
@@ -266,10 +269,29 @@ func (d *domainPlan) estimate(nodes []int32) offer {
 		key = binary.AppendUvarint(key, uint64(s))
 	}
 	d.key = key
-	o, ok := d.alike[string(key)]
-	if !ok {
-		o = d.attempt(nodes, false)
-		d.alike[string(key)] = o
+	if o, ok := d.alike[string(key)]; ok {
+		return o
 	}
+	o := d.attempt(nodes, false)
+	kinds := 0
+	for _, n := range d.rest {
+		kinds += min(n, 1)
+	}
+	if kinds > 1 {
+		// Room that one class would take, which constraints then keep out, is another's.
+		rest, left := slices.Clone(d.rest), d.left
+		o.count = 0
+		for class, n := range rest {
+			if o.taken[class] < n {
+				clear(d.rest)
+				d.rest[class], d.left = n, n
+				o.taken[class] = d.attempt(nodes, false).count
+			}
+			o.count += o.taken[class]
+		}
+		copy(d.rest, rest)
+		d.left = left
+	}
+	d.alike[string(key)] = o
 	return o
 }
