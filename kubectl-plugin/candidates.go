@@ -299,6 +299,11 @@ func (g *gangRoom) Placed(class, at int) bool {
 	return false
 }
 
+// Removed implements pack.Constraints.
+func (g *gangRoom) Removed(class, at int) {
+	g.added[at] = difference(g.added[at], g.wanted[class])
+}
+
 func sum(a, b corev1.ResourceList) corev1.ResourceList {
 	out := a.DeepCopy()
 	if out == nil {
@@ -307,6 +312,16 @@ func sum(a, b corev1.ResourceList) corev1.ResourceList {
 	for name, q := range b {
 		total := out[name]
 		total.Add(q)
+		out[name] = total
+	}
+	return out
+}
+
+func difference(a, b corev1.ResourceList) corev1.ResourceList {
+	out := a.DeepCopy()
+	for name, q := range b {
+		total := out[name]
+		total.Sub(q)
 		out[name] = total
 	}
 	return out

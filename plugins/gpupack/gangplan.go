@@ -12,9 +12,14 @@ import (
 	"slices"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 
@@ -42,6 +47,10 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 	if err != nil {
 		return fwk.AsStatus(err)
 	}
+	spec, err := convert.Gang(g.group)
+	if err != nil {
+		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, err.Error())
+	}
 	fingerprint := p.fingerprint(g, infos)
 	if status := p.gangs.remembered(g.name, fingerprint); status != nil {
 		return status
@@ -55,6 +64,14 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 		p.handle.DeleteNominatedPodIfExists(pod)
 	}
 	start := p.clock.Now()
+	holders, err := p.holders(g.name)
+	if err != nil {
+		return fwk.AsStatus(err)
+	}
+	domains, err := p.gangDomains(g, &spec, infos, holders)
+	if err != nil {
+		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, err.Error())
+	}
 	constraints, err := newGangConstraints(ctx, fw, infos, g.pending)
 	if err != nil {
 		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, err.Error())
@@ -63,11 +80,19 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 	for i := range infos {
 		nodes[i] = p.node(infos[i])
 	}
-	placements, failure := p.chooser.PlanGang(nodes, constraints.requests, constraints.members, g.need(), constraints)
+	placements, failure := p.chooser.PlanGangIn(nodes, &pack.Gang{
+		Classes: constraints.requests, Members: constraints.members, Need: g.need(), Domains: domains,
+	}, constraints)
 	gangPlanDuration.Observe(p.clock.Since(start).Seconds())
+	var why error
 	if failure != nil {
+		why = failure
+	} else {
+		why = g.checkMinResources(constraints.podsOf(placements), holders, infos, nodes)
+	}
+	if why != nil {
 		gangPlans.WithLabelValues("failed").Inc()
-		message := fmt.Sprintf("PodGroup %s waits: %s", g.name.Name, failure.Error())
+		message := fmt.Sprintf("PodGroup %s waits: %s", g.name.Name, why.Error())
 		p.gangs.remember(g.name, fingerprint, message)
 		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, message)
 	}
@@ -134,15 +159,17 @@ type gangConstraints struct {
 	requests []pack.Request
 	members  []pack.Member
 	pods     map[string]*corev1.Pod
-	// interacts is true where the place of one member can change which other nodes suit another: pod affinity, spreading.
+	// interacts is true where members' places decide by pod affinity or spreading which nodes suit others.
 	interacts bool
+	// elsewhere is true where those can be other nodes than the member's own.
+	elsewhere bool
 }
 
 // gangClass is a set of members that the scheduler cannot tell apart.
 type gangClass struct {
 	pod *corev1.Pod
-	// pods that are still to be placed.
-	rest  []*corev1.Pod
+	// info is of pod, which stands for each planned member.
+	info  fwk.PodInfo
 	state fwk.CycleState
 	// only lists the nodes that a PreFilter left; nil for all.
 	only *fwk.PreFilterResult
@@ -158,38 +185,56 @@ func newGangConstraints(ctx context.Context, fw framework.Framework, infos []fwk
 		pods:   make(map[string]*corev1.Pod, len(pending)),
 	}
 	c.interacts = slices.ContainsFunc(pending, interacts)
+	c.elsewhere = slices.ContainsFunc(pending, reachesElsewhere) || c.interacts && !uniqueHostnames(infos)
 	pending = slices.Clone(pending)
-	slices.SortFunc(pending, func(a, b *corev1.Pod) int { return compareMembers(a, b) })
+	slices.SortFunc(pending, compareRanks)
+	selected := selectedLabels(pending)
 	byKey := map[string]int{}
 	for _, pod := range pending {
 		r, err := convert.Request(pod)
 		if err != nil {
 			return nil, fmt.Errorf("member %s: %w", pod.Name, err)
 		}
-		key := classKey(pod, c.interacts)
+		key := classKey(pod, selected)
 		class, ok := byKey[key]
 		if !ok {
+			k, err := c.newClass(pod)
+			if err != nil {
+				return nil, fmt.Errorf("member %s: %w", pod.Name, err)
+			}
 			class = len(c.classes)
 			byKey[key] = class
-			c.classes = append(c.classes, c.newClass(pod))
+			c.classes = append(c.classes, k)
 			c.requests = append(c.requests, r)
 		}
-		c.classes[class].rest = append(c.classes[class].rest, pod)
 		c.members = append(c.members, pack.Member{ID: string(pod.UID), Class: class})
 		c.pods[string(pod.UID)] = pod
 	}
 	return c, nil
 }
 
-func (c *gangConstraints) newClass(pod *corev1.Pod) *gangClass {
-	class := &gangClass{pod: pod, state: framework.NewCycleState()}
+// podsOf returns the members that a plan places.
+func (c *gangConstraints) podsOf(placements []pack.Placement) []*corev1.Pod {
+	out := make([]*corev1.Pod, len(placements))
+	for i := range placements {
+		out[i] = c.pods[placements[i].Member.ID]
+	}
+	return out
+}
+
+func (c *gangConstraints) newClass(pod *corev1.Pod) (*gangClass, error) {
+	info, err := framework.NewPodInfo(pod)
+	if err != nil {
+		return nil, err
+	}
+	class := &gangClass{pod: pod, info: info, state: framework.NewCycleState()}
 	class.state.Write(planningKey, planningMark{})
 	only, status, _ := c.fw.RunPreFilterPlugins(c.ctx, class.state, pod)
 	if !status.IsSuccess() {
 		class.rejected = status.Message()
 	}
 	class.only = only
-	return class
+	return class, nil
 }
 
 // Feasible implements pack.Constraints.
@@ -210,29 +255,67 @@ func (c *gangConstraints) Placed(class, node int) bool {
 	if !c.copied[node] {
 		c.infos[node], c.copied[node] = c.infos[node].Snapshot(), true
 	}
-	k := c.classes[class]
-	pod := k.rest[0].DeepCopy()
-	k.rest = k.rest[1:]
-	pod.Spec.NodeName = c.infos[node].Node().Name
-	podInfo, err := framework.NewPodInfo(pod)
-	if err != nil {
-		// The API server has validated affinity terms; a pod with broken ones never comes so far.
-		return c.interacts
-	}
-	c.infos[node].AddPodInfo(podInfo)
+	info := c.classes[class].info
+	c.infos[node].AddPodInfo(info)
 	if c.interacts {
 		for _, other := range c.classes {
 			if other.rejected == "" {
-				c.fw.RunPreFilterExtensionAddPod(c.ctx, other.state, other.pod, podInfo, c.infos[node])
+				c.fw.RunPreFilterExtensionAddPod(c.ctx, other.state, other.pod, info, c.infos[node])
 			}
 		}
 	}
-	return c.interacts
+	return c.elsewhere
 }
 
+// Removed implements pack.Constraints.
+func (c *gangConstraints) Removed(class, node int) {
+	info := c.classes[class].info
+	// The node has the member, so that this cannot fail.
+	_ = c.infos[node].RemovePod(klog.FromContext(c.ctx), info.GetPod())
+	if c.interacts {
+		for _, other := range c.classes {
+			if other.rejected == "" {
+				c.fw.RunPreFilterExtensionRemovePod(c.ctx, other.state, other.pod, info, c.infos[node])
+			}
+		}
+	}
+}
+
+// interacts says whether the pod's place can forbid places to others like it, or allow them.
 func interacts(pod *corev1.Pod) bool {
-	a := pod.Spec.Affinity
-	return len(pod.Spec.TopologySpreadConstraints) > 0 || a != nil && (a.PodAffinity != nil || a.PodAntiAffinity != nil)
+	return reachesElsewhere(pod) || len(requiredAntiAffinity(pod)) > 0
+}
+
+// reachesElsewhere says whether that can be places on other nodes. Anti-affinity within one node cannot.
+func reachesElsewhere(pod *corev1.Pod) bool {
+	if a := pod.Spec.Affinity; a != nil && a.PodAffinity != nil && len(a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(pod.Spec.TopologySpreadConstraints, func(c corev1.TopologySpreadConstraint) bool {
+		return c.WhenUnsatisfiable == corev1.DoNotSchedule
+	}) || slices.ContainsFunc(requiredAntiAffinity(pod), func(t corev1.PodAffinityTerm) bool {
+		return t.TopologyKey != corev1.LabelHostname
+	})
+}
+
+func requiredAntiAffinity(pod *corev1.Pod) []corev1.PodAffinityTerm {
+	if a := pod.Spec.Affinity; a != nil && a.PodAntiAffinity != nil {
+		return a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+	}
+	return nil
+}
+
+// uniqueHostnames says whether no two nodes have the same label of their name.
+func uniqueHostnames(infos []fwk.NodeInfo) bool {
+	seen := make(sets.Set[string], len(infos))
+	for _, info := range infos {
+		name := info.Node().Labels[corev1.LabelHostname]
+		if seen.Has(name) {
+			return false
+		}
+		seen.Insert(name)
+	}
+	return true
 }
 
 // compareMembers orders members by priority, then by name, shorter names first so that worker-10 follows worker-9.
@@ -240,8 +323,46 @@ func compareMembers(a, b *corev1.Pod) int {
 	return cmp.Or(cmp.Compare(len(a.Name), len(b.Name)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.UID, b.UID))
 }
 
-// classKey is equal for pods that the scheduler cannot tell apart.
-func classKey(pod *corev1.Pod, withLabels bool) string {
+// labelsOfOne are labels by which controllers tell pods of one gang apart. They count only where members select by them.
+var labelsOfOne = sets.New(
+	batchv1.JobCompletionIndexAnnotation, batchv1.ControllerUidLabel, batchv1.JobNameLabel, "controller-uid", "job-name",
+	appsv1.PodIndexLabel, appsv1.StatefulSetPodNameLabel,
+	kubeflowReplicaIndex,
+	jobSetJobIndex, "jobset.sigs.k8s.io/job-global-index", "jobset.sigs.k8s.io/job-group-index", "jobset.sigs.k8s.io/job-key",
+)
+
+// selectedLabels are the labels by which members select others.
+func selectedLabels(pods []*corev1.Pod) sets.Set[string] {
+	out := sets.New[string]()
+	add := func(selector *metav1.LabelSelector, keys ...string) {
+		out.Insert(keys...)
+		if selector == nil {
+			return
+		}
+		for key := range selector.MatchLabels {
+			out.Insert(key)
+		}
+		for i := range selector.MatchExpressions {
+			out.Insert(selector.MatchExpressions[i].Key)
+		}
+	}
+	for _, pod := range pods {
+		terms := requiredAntiAffinity(pod)
+		if a := pod.Spec.Affinity; a != nil && a.PodAffinity != nil {
+			terms = slices.Concat(terms, a.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution)
+		}
+		for i := range terms {
+			add(terms[i].LabelSelector, slices.Concat(terms[i].MatchLabelKeys, terms[i].MismatchLabelKeys)...)
+		}
+		for i := range pod.Spec.TopologySpreadConstraints {
+			add(pod.Spec.TopologySpreadConstraints[i].LabelSelector, pod.Spec.TopologySpreadConstraints[i].MatchLabelKeys...)
+		}
+	}
+	return out
+}
+
+// classKey is equal for pods that the scheduler cannot tell apart. selected are the labels by which members select others.
+func classKey(pod *corev1.Pod, selected sets.Set[string]) string {
 	type claim struct{ Name, Claim string }
 	key := struct {
 		Requests    corev1.ResourceList
@@ -270,6 +391,7 @@ func classKey(pod *corev1.Pod, withLabels bool) string {
 		Model:       pod.Annotations[v1alpha1.AnnotationGPUModel],
 		Busy:        pod.Annotations[v1alpha1.AnnotationMaxLiveUtilization],
 		Priority:    pod.Spec.Priority,
+		Labels:      map[string]string{},
 	}
 	for i := range pod.Spec.Containers {
 		for _, port := range pod.Spec.Containers[i].Ports {
@@ -291,8 +413,11 @@ func classKey(pod *corev1.Pod, withLabels bool) string {
 		// A claim made from a template is the pod's own.
 		key.Claims = append(key.Claims, claim{c.Name, pod.Name})
 	}
-	if withLabels {
-		key.Labels = pod.Labels
+	// Pods that are there may repel a member by its labels.
+	for name, value := range pod.Labels {
+		if selected.Has(name) || !labelsOfOne.Has(name) {
+			key.Labels[name] = value
+		}
 	}
 	text, err := json.Marshal(key)
 	if err != nil {
