@@ -22,6 +22,8 @@ const (
 	ReasonUnhealthy
 	ReasonForeign
 	ReasonObserveForeign
+	// ReasonReserved is for those that come later in line than the owner of a Reservation.
+	ReasonReserved
 	ReasonBusy
 	ReasonOccupied
 	ReasonMemory
@@ -49,6 +51,7 @@ var reasonText = [numReasons]struct {
 	ReasonUnhealthy:        {"Unhealthy", "too few healthy GPUs", true},
 	ReasonForeign:          {"ForeignMemory", "GPU memory is taken by processes outside any pod", true},
 	ReasonObserveForeign:   {"ForeignMemory", "in observe mode, and a free GPU has memory taken by processes outside any pod", true},
+	ReasonReserved:         {"Reserved", "reserved for a pod or gang that has waited longer", true},
 	ReasonBusy:             {"Busy", "the GPUs are busier than the pod accepts", false},
 	ReasonOccupied:         {"Occupied", "too few GPUs are free as a whole", false},
 	ReasonMemory:           {"GPUMemory", "no GPU has enough free memory", false},

@@ -128,7 +128,7 @@ func TestFit(t *testing.T) {
 		seen[tt.want] = true
 	}
 	for r := range numReasons {
-		if r != ReasonCPU && r != ReasonHostMemory {
+		if r != ReasonCPU && r != ReasonHostMemory && r != ReasonReserved {
 			assert.True(t, seen[r], "no case for %s", r)
 		}
 		assert.NotEmpty(t, r.String())
