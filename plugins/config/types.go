@@ -33,6 +33,10 @@ type GPUPackArgs struct {
 	// GangTimeout is how long a planned gang may take until all its members are ready to be bound, where its PodGroup has
 	// no scheduleTimeoutSeconds.
 	GangTimeout metav1.Duration
+	// ReserveAfter is how long a gang or pod waits in vain before places are reserved for it; 0 reserves none.
+	ReserveAfter metav1.Duration
+	// MaxReservations is for how many gangs and pods places are reserved at a time, at least 1: the first in line.
+	MaxReservations int32
 	// TopologyDomains has the node label that tells a node's domain, for each kind of domain that a PodGroup may name.
 	TopologyDomains map[string]string
 }

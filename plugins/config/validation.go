@@ -38,6 +38,12 @@ func (a *GPUPackArgs) Validate(path *field.Path) field.ErrorList {
 	if a.GangTimeout.Duration <= 0 {
 		errs = append(errs, field.Invalid(path.Child("gangTimeout"), a.GangTimeout.Duration.String(), "must be above 0"))
 	}
+	if a.ReserveAfter.Duration < 0 {
+		errs = append(errs, field.Invalid(path.Child("reserveAfter"), a.ReserveAfter.Duration.String(), "must be 0s or more"))
+	}
+	if a.MaxReservations < 1 {
+		errs = append(errs, field.Invalid(path.Child("maxReservations"), a.MaxReservations, "must be 1 or more"))
+	}
 	for _, domain := range slices.Sorted(maps.Keys(a.TopologyDomains)) {
 		label := a.TopologyDomains[domain]
 		for _, wrong := range validation.IsQualifiedName(label) {

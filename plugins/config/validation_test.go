@@ -20,7 +20,7 @@ import (
 func valid() *GPUPackArgs {
 	return &GPUPackArgs{
 		Policy: "fgd", LoadWeight: 1000, StaleAfter: metav1.Duration{Duration: 1}, StalePolicy: convert.StaleTrustTelemetry,
-		GangTimeout: metav1.Duration{Duration: 1},
+		GangTimeout: metav1.Duration{Duration: 1}, MaxReservations: 1,
 	}
 }
 
@@ -45,6 +45,8 @@ func TestValidate(t *testing.T) {
 				`characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or ` +
 				`'123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')`},
 		{"no time for gangs", func(a *GPUPackArgs) { a.GangTimeout.Duration = 0 }, `args.gangTimeout: Invalid value: "0s": must be above 0`},
+		{"reserve before waiting", func(a *GPUPackArgs) { a.ReserveAfter.Duration = -1 }, `args.reserveAfter: Invalid value: "-1ns": must be 0s or more`},
+		{"no reservations", func(a *GPUPackArgs) { a.MaxReservations = 0 }, "args.maxReservations: Invalid value: 0: must be 1 or more"},
 	}
 	require.Empty(t, valid().Validate(field.NewPath("args")))
 	for _, tt := range tests {
@@ -56,5 +58,5 @@ func TestValidate(t *testing.T) {
 			assert.EqualError(t, errs[0], tt.err)
 		})
 	}
-	assert.Len(t, (&GPUPackArgs{LoadWeight: -1, WholeGPUForeignMiB: -1}).Validate(nil), 6, "everything that is wrong is told at once")
+	assert.Len(t, (&GPUPackArgs{LoadWeight: -1, WholeGPUForeignMiB: -1}).Validate(nil), 7, "everything that is wrong is told at once")
 }

@@ -17,6 +17,7 @@ func (in *GPUPackArgs) DeepCopyInto(out *GPUPackArgs) {
 	out.TypeMeta = in.TypeMeta
 	out.StaleAfter = in.StaleAfter
 	out.GangTimeout = in.GangTimeout
+	out.ReserveAfter = in.ReserveAfter
 	if in.TopologyDomains != nil {
 		in, out := &in.TopologyDomains, &out.TopologyDomains
 		*out = make(map[string]string, len(*in))

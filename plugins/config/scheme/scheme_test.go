@@ -74,6 +74,8 @@ func defaults() *config.GPUPackArgs {
 		StalePolicy:        convert.StaleTrustRequests,
 		WholeGPUForeignMiB: 512,
 		GangTimeout:        metav1.Duration{Duration: time.Minute},
+		ReserveAfter:       metav1.Duration{Duration: 5 * time.Minute},
+		MaxReservations:    2,
 		TopologyDomains: map[string]string{
 			"zone": "topology.kubernetes.io/zone", "rack": "topology.kubernetes.io/rack", "nvlink": "nvidia.com/gpu.clique",
 		},
@@ -94,16 +96,20 @@ func TestDecode(t *testing.T) {
       stalePolicy: Reject
       wholeGPUForeignMiB: 1024
       gangTimeout: 2m30s
+      reserveAfter: 10m
+      maxReservations: 4
       topologyDomains: {row: example.com/row}
 `, func(a *config.GPUPackArgs) {
 			a.LoadWeight, a.StalePolicy, a.WholeGPUForeignMiB = 200, convert.StaleReject, 1024
 			a.StaleAfter.Duration, a.GangTimeout.Duration = 90*time.Second, 150*time.Second
+			a.ReserveAfter.Duration, a.MaxReservations = 10*time.Minute, 4
 			a.Policy, a.TopologyDomains = "fgd", map[string]string{"row": "example.com/row"}
 		}},
 		{"zero is no default", `
       loadWeight: 0
       wholeGPUForeignMiB: 0
-`, func(a *config.GPUPackArgs) { a.LoadWeight, a.WholeGPUForeignMiB = 0, 0 }},
+      reserveAfter: 0s
+`, func(a *config.GPUPackArgs) { a.LoadWeight, a.WholeGPUForeignMiB, a.ReserveAfter.Duration = 0, 0, 0 }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -147,7 +153,7 @@ func TestRoundTrip(t *testing.T) {
 		defaults(),
 		{
 			Policy: "other", LoadWeight: 0, StaleAfter: metav1.Duration{Duration: time.Second}, StalePolicy: convert.StaleTrustTelemetry,
-			WholeGPUForeignMiB: 7, GangTimeout: metav1.Duration{Duration: time.Hour},
+			WholeGPUForeignMiB: 7, GangTimeout: metav1.Duration{Duration: time.Hour}, ReserveAfter: metav1.Duration{Duration: 3}, MaxReservations: 9,
 		},
 	} {
 		var external configv1.GPUPackArgs

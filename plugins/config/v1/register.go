@@ -41,6 +41,8 @@ func SetDefaults(a *GPUPackArgs) {
 	setDefault(&a.StalePolicy, string(convert.StaleTrustRequests))
 	setDefault(&a.WholeGPUForeignMiB, pack.DefaultWholeForeignMiB)
 	setDefault(&a.GangTimeout, metav1.Duration{Duration: time.Minute})
+	setDefault(&a.ReserveAfter, metav1.Duration{Duration: 5 * time.Minute})
+	setDefault(&a.MaxReservations, 2)
 	if a.TopologyDomains == nil {
 		a.TopologyDomains = convert.DefaultTopologyDomains()
 	}
@@ -60,6 +62,8 @@ func toInternal(in *GPUPackArgs, out *config.GPUPackArgs) {
 	out.StalePolicy = convert.StalePolicy(ptr.Deref(in.StalePolicy, ""))
 	out.WholeGPUForeignMiB = ptr.Deref(in.WholeGPUForeignMiB, 0)
 	out.GangTimeout = ptr.Deref(in.GangTimeout, metav1.Duration{})
+	out.ReserveAfter = ptr.Deref(in.ReserveAfter, metav1.Duration{})
+	out.MaxReservations = ptr.Deref(in.MaxReservations, 0)
 	out.TopologyDomains = in.TopologyDomains
 }
 
@@ -70,5 +74,7 @@ func fromInternal(in *config.GPUPackArgs, out *GPUPackArgs) {
 	out.StalePolicy = ptr.To(string(in.StalePolicy))
 	out.WholeGPUForeignMiB = ptr.To(in.WholeGPUForeignMiB)
 	out.GangTimeout = ptr.To(in.GangTimeout)
+	out.ReserveAfter = ptr.To(in.ReserveAfter)
+	out.MaxReservations = ptr.To(in.MaxReservations)
 	out.TopologyDomains = in.TopologyDomains
 }

@@ -31,6 +31,12 @@ type GPUPackArgs struct {
 	// GangTimeout is how long a planned gang may take until all its members are ready to be bound, where its PodGroup
 	// has no scheduleTimeoutSeconds. Default: 1m.
 	GangTimeout *metav1.Duration `json:"gangTimeout,omitempty"`
+	// ReserveAfter is how long a gang or pod waits in vain before places are reserved for it, so that those that come later
+	// do not take them one by one. 0s reserves none. Default: 5m.
+	ReserveAfter *metav1.Duration `json:"reserveAfter,omitempty"`
+	// MaxReservations is for how many gangs and pods places are reserved at a time, at least 1: the first in line by
+	// priority, then age. Default: 2.
+	MaxReservations *int32 `json:"maxReservations,omitempty"`
 	// TopologyDomains has the node label that tells a node's domain, for each kind of domain that a PodGroup may name.
 	// Default: zone: topology.kubernetes.io/zone, rack: topology.kubernetes.io/rack, nvlink: nvidia.com/gpu.clique.
 	TopologyDomains map[string]string `json:"topologyDomains,omitempty"`

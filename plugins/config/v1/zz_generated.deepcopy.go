@@ -46,6 +46,16 @@ func (in *GPUPackArgs) DeepCopyInto(out *GPUPackArgs) {
 		*out = new(metav1.Duration)
 		**out = **in
 	}
+	if in.ReserveAfter != nil {
+		in, out := &in.ReserveAfter, &out.ReserveAfter
+		*out = new(metav1.Duration)
+		**out = **in
+	}
+	if in.MaxReservations != nil {
+		in, out := &in.MaxReservations, &out.MaxReservations
+		*out = new(int32)
+		**out = **in
+	}
 	if in.TopologyDomains != nil {
 		in, out := &in.TopologyDomains, &out.TopologyDomains
 		*out = make(map[string]string, len(*in))
