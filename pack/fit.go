@@ -93,17 +93,27 @@ func (l *Limits) gpuReason(g *GPU, r *Request) Reason {
 	case r.GPUs > 0 && g.ForeignMiB > l.WholeForeignMiB, r.GPUs == 0 && need > usable-g.ForeignMiB:
 		return ReasonForeign
 	case r.GPUs > 0 && len(g.Tenants) > 0:
-		return ReasonOccupied
+		return g.unlessClaimed(ReasonOccupied)
 	case r.GPUs > 0:
 		return ReasonFits
 	case r.MaxUtilization > 0 && g.Utilization > r.MaxUtilization:
 		return ReasonBusy
 	case need > g.FreeMiB():
-		return ReasonMemory
+		return g.unlessClaimed(ReasonMemory)
 	case r.Milli > g.FreeMilli(), g.FreeMilli() == 0, r.Milli == WholeMilli && len(g.Tenants) > 0:
-		return ReasonCompute
+		return g.unlessClaimed(ReasonCompute)
 	}
 	return ReasonFits
+}
+
+// unlessClaimed is the reason, or ReasonReserved where only claims are in the way.
+func (g *GPU) unlessClaimed(reason Reason) Reason {
+	for i := range g.Tenants {
+		if g.Tenants[i].ID != claimID {
+			return reason
+		}
+	}
+	return ReasonReserved
 }
 
 // Fit says whether the node's GPUs can take the request, and if not, why: the reason closest to fitting, over as many GPUs

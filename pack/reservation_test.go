@@ -239,6 +239,20 @@ func TestAdmits(t *testing.T) {
 	}
 }
 
+func TestReasonReserved(t *testing.T) {
+	n := occupied(1)
+	r := testChooser.Limits.Reserve(t0, n, unit(1, gpus(4)), nil, nil, nil)
+	view := testChooser.Limits.Beside(t0, &n[0], r)
+	for _, other := range []Request{gpus(5), gpus(8)} {
+		assert.Equal(t, ReasonReserved, testChooser.Limits.Fit(view, &other), "%s", other.String())
+	}
+	n[0].run("a", gpus(4), time.Hour, 0)
+	view = testChooser.Limits.Beside(t0, &n[0], r)
+	for _, other := range []Request{gpus(1), {Milli: 100}, {MiB: 100}} {
+		assert.Equal(t, ReasonReserved, testChooser.Limits.Fit(&Node{GPUs: view.GPUs[4:]}, &other), "%s", other.String())
+	}
+}
+
 // Where ends are unknown, whatever leaves the node first serves the unit, not only those that it was planned to wait for.
 func TestRoomThatOthersLeave(t *testing.T) {
 	n := occupied(1)

@@ -28,7 +28,7 @@ func (p *Plugin) Filter(_ context.Context, state fwk.CycleState, _ *corev1.Pod, 
 	}
 	reason := fit(p.nodeIn(c, info), &c.request)
 	if reason == pack.ReasonFits {
-		return nil
+		return c.back.refuse(p, c, info)
 	}
 	c.rejected[reason].Add(1)
 	if reason.Unresolvable() {

@@ -76,9 +76,9 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 	if err != nil {
 		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, err.Error())
 	}
-	nodes := make([]*pack.Node, len(infos))
+	nodes, back := make([]*pack.Node, len(infos)), p.heldBack(g.pending...)
 	for i := range infos {
-		nodes[i] = p.node(infos[i])
+		nodes[i] = back.node(p, infos[i])
 	}
 	placements, failure := p.chooser.PlanGangIn(nodes, &pack.Gang{
 		Classes: constraints.requests, Members: constraints.members, Need: g.need(), Domains: domains,
@@ -144,7 +144,7 @@ func (p *Plugin) fingerprint(g *gang, infos []fwk.NodeInfo) string {
 	slices.Sort(members)
 	h := fnv.New64a()
 	fmt.Fprint(h, members)
-	return fmt.Sprintf("%d/%d/%d/%d/%s/%d/%x", newest, len(infos), p.telemetry.totalVersion(), p.ledger.totalVersion(),
+	return fmt.Sprintf("%d/%d/%d/%d/%d/%s/%d/%x", newest, len(infos), p.telemetry.totalVersion(), p.ledger.totalVersion(), p.reservations.version.Load(),
 		g.group.ResourceVersion, g.held, h.Sum64())
 }
 

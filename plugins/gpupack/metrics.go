@@ -34,11 +34,19 @@ var (
 		Subsystem: subsystem, Name: "ledger_entries", StabilityLevel: metrics.ALPHA,
 		Help: "Pods that GPUs are promised to, by phase: planned, assumed or bound.",
 	}, []string{"phase"})
+	reservationsMade = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Subsystem: subsystem, Name: "reservations", StabilityLevel: metrics.ALPHA,
+		Help: "Gangs and pods for which places are reserved, by scheduler profile.",
+	}, []string{"profile"})
+	reservationWait = metrics.NewGaugeVec(&metrics.GaugeOpts{
+		Subsystem: subsystem, Name: "reservation_oldest_wait_seconds", StabilityLevel: metrics.ALPHA,
+		Help: "Time that the oldest of those for which places are reserved has waited, as of half a minute ago at the most, by scheduler profile.",
+	}, []string{"profile"})
 	register sync.Once
 )
 
 func registerMetrics() {
 	register.Do(func() {
-		legacyregistry.MustRegister(decisions, nodeRejections, gangPlans, gangPlanDuration, ledgerEntries)
+		legacyregistry.MustRegister(decisions, nodeRejections, gangPlans, gangPlanDuration, ledgerEntries, reservationsMade, reservationWait)
 	})
 }

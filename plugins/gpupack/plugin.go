@@ -50,6 +50,8 @@ type Plugin struct {
 	gangs      *gangs
 	nodes      nodeStates
 	index      index
+	// reservations are of those that wait for places.
+	reservations *reservations
 	// told is what the policy knows of the cluster.
 	told policy.Told
 }
@@ -99,10 +101,14 @@ func New(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin
 	}
 	p.gangs = newGangs(p)
 	p.profile = sync.OnceValue(p.binds)
+	p.reservations = newReservations(p)
 	p.learning = newLearning(distribution, handle.ClientSet(), handle.SharedInformerFactory().Core().V1().Pods().Lister(),
 		ownNamespace(), handle.ProfileName())
 	p.learning.keep(ctx)
 	if err := p.watchPods(ctx); err != nil {
+		return nil, err
+	}
+	if err := p.reservations.watch(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.watchNodes(); err != nil {
@@ -139,6 +145,8 @@ type cycle struct {
 	request pack.Request
 	// planned is the ledger entry of a gang member that has its place already.
 	planned *entry
+	// back is what keeps the pod from places that are reserved for others.
+	back *heldBack
 	// rejected counts the nodes that Filter rejected, by reason.
 	rejected *rejections
 	// choices by node name, of type pack.Choice.

@@ -17,6 +17,7 @@ import (
 // suits it, and ends preemption: evicting pods for one member would gain nothing.
 func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, _ fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
 	decisions.WithLabelValues("unschedulable").Inc()
+	p.reservations.failed(ctx, pod)
 	c := cycleOf(state)
 	if c != nil {
 		for reason := range c.rejected {

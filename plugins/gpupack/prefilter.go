@@ -51,11 +51,16 @@ func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev
 		state.Write(cycleKey, c)
 		return &fwk.PreFilterResult{NodeNames: sets.New(e.node)}, nil
 	}
+	c.back = p.heldBack(pod)
 	state.Write(cycleKey, c)
-	if !request.WantsGPU() && !p.ledger.anyPlanned() {
+	if !request.WantsGPU() && !p.ledger.anyPlanned() && c.back == nil {
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
-	if c.short = p.shortlist(ctx, c, pod, x); c.short != nil {
+	// Beside reserved places nodes are worth something else to this pod than to others.
+	if c.back == nil {
+		c.short = p.shortlist(ctx, c, pod, x)
+	}
+	if c.short != nil {
 		return &fwk.PreFilterResult{NodeNames: c.short.names()}, nil
 	}
 	return nil, nil

@@ -49,7 +49,7 @@ func (p *Plugin) Reserve(_ context.Context, state fwk.CycleState, pod *corev1.Po
 	if err != nil {
 		return fwk.AsStatus(err)
 	}
-	n := p.node(info)
+	n := c.back.node(p, info)
 	choice, ok := p.choice(c, n)
 	if !ok {
 		return fwk.NewStatus(fwk.Unschedulable, fmt.Sprintf("the GPUs of node %s were taken meanwhile", nodeName))

@@ -47,7 +47,11 @@ func (p *Plugin) Score(_ context.Context, state fwk.CycleState, _ *corev1.Pod, i
 	if c == nil {
 		return 0, nil
 	}
-	choice, reason := p.chooser.Choose(p.nodeIn(c, info), &c.request)
+	n := p.nodeIn(c, info)
+	if c.back != nil {
+		n = c.back.node(p, info)
+	}
+	choice, reason := p.chooser.Choose(n, &c.request)
 	if reason != pack.ReasonFits {
 		// Telemetry has moved since Filter. Without a choice the node comes last, and Reserve would refuse it.
 		return 0, nil
