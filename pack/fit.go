@@ -22,8 +22,6 @@ const (
 	ReasonUnhealthy
 	ReasonForeign
 	ReasonObserveForeign
-	// ReasonReserved is for those that come later in line than the owner of a Reservation.
-	ReasonReserved
 	ReasonBusy
 	ReasonOccupied
 	ReasonMemory
@@ -31,6 +29,8 @@ const (
 	// ReasonCPU and ReasonHostMemory are kube-scheduler's business. Simulations, which have no kube-scheduler, use them.
 	ReasonCPU
 	ReasonHostMemory
+	// ReasonReserved is for those that come later in line than the owner of a Reservation. Eviction makes no room for them.
+	ReasonReserved
 	numReasons
 )
 
@@ -51,13 +51,13 @@ var reasonText = [numReasons]struct {
 	ReasonUnhealthy:        {"Unhealthy", "too few healthy GPUs", true},
 	ReasonForeign:          {"ForeignMemory", "GPU memory is taken by processes outside any pod", true},
 	ReasonObserveForeign:   {"ForeignMemory", "in observe mode, and a free GPU has memory taken by processes outside any pod", true},
-	ReasonReserved:         {"Reserved", "reserved for a pod or gang that has waited longer", true},
 	ReasonBusy:             {"Busy", "the GPUs are busier than the pod accepts", false},
 	ReasonOccupied:         {"Occupied", "too few GPUs are free as a whole", false},
 	ReasonMemory:           {"GPUMemory", "no GPU has enough free memory", false},
 	ReasonCompute:          {"GPUCompute", "no GPU has enough free compute", false},
 	ReasonCPU:              {"CPU", "insufficient cpu", false},
 	ReasonHostMemory:       {"Memory", "insufficient memory", false},
+	ReasonReserved:         {"Reserved", "reserved for a pod or gang that has waited longer", true},
 }
 
 // String is one CamelCase word, fit for a metric's label.

@@ -146,7 +146,7 @@ func TestFitHost(t *testing.T) {
 
 func TestReasonsThatEvictionMends(t *testing.T) {
 	for r := range numReasons {
-		mends := r == ReasonFits || r >= ReasonBusy
+		mends := r == ReasonFits || r >= ReasonBusy && r != ReasonReserved
 		assert.Equal(t, !mends, r.Unresolvable(), "%s", r)
 	}
 }

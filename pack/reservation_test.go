@@ -249,7 +249,7 @@ func TestReasonReserved(t *testing.T) {
 	n[0].run("a", gpus(4), time.Hour, 0)
 	view = testChooser.Limits.Beside(t0, &n[0], r)
 	for _, other := range []Request{gpus(1), {Milli: 100}, {MiB: 100}} {
-		assert.Equal(t, ReasonReserved, testChooser.Limits.Fit(&Node{GPUs: view.GPUs[4:]}, &other), "%s", other.String())
+		assert.Equal(t, ReasonReserved, testChooser.Limits.Fit(view, &other), "%s", other.String())
 	}
 }
 

@@ -132,10 +132,11 @@ func (r *reservations) watch(ctx context.Context) error {
 	return err
 }
 
-// lineID is the ID under which a pod stands in line: that of its gang, if it has one.
+// lineID is the ID under which a pod stands in line: that of its gang, if it has one. Of those of the same second, gangs go first, as
+// in the queue: their IDs are less than any UID.
 func lineID(pod *corev1.Pod) string {
 	if name := groupOf(pod); name.Name != "" {
-		return name.String()
+		return "/" + name.String()
 	}
 	return string(pod.UID)
 }
