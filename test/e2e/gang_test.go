@@ -172,7 +172,7 @@ func TestGangHalfBoundWhenSchedulerIsKilled(t *testing.T) {
 	k.group(t, "half", 4)
 	var bindings, held atomic.Int32
 	first.Hold(func(r *http.Request) bool {
-		if isBinding(r) && bindings.Add(1) > 2 {
+		if scheduler.IsBinding(r) && bindings.Add(1) > 2 {
 			held.Add(1)
 			return true
 		}

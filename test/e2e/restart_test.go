@@ -6,7 +6,6 @@ package e2e
 import (
 	"fmt"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -17,10 +16,6 @@ import (
 	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/test/scheduler"
 )
-
-func isBinding(r *http.Request) bool {
-	return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/binding")
-}
 
 // The scheduler is killed at a point of a pod's way, started again, and must neither book a GPU twice nor lose one.
 func TestSchedulerKilled(t *testing.T) {
@@ -39,7 +34,7 @@ func TestSchedulerKilled(t *testing.T) {
 
 			var sent atomic.Int32
 			tc.at(first, func(r *http.Request) bool {
-				if isBinding(r) {
+				if scheduler.IsBinding(r) {
 					sent.Add(1)
 					return true
 				}

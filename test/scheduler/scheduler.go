@@ -16,8 +16,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +42,8 @@ const user = "system:serviceaccount:gpupack-system:gpupack-scheduler"
 type Options struct {
 	// Args override GPUPackArgs of the shipped configuration.
 	Args map[string]any
+	// LeaderElection is on in the shipped configuration, and off here unless this is set. The lease then lasts three seconds.
+	LeaderElection bool
 }
 
 // Scheduler is a running gpupack-scheduler.
@@ -53,32 +53,35 @@ type Scheduler struct {
 	exited chan struct{}
 	port   string
 
-	// hold, where set, is asked for each request whether it must wait until the process ends.
-	hold atomic.Pointer[func(*http.Request) bool]
-	// lose, where set, is asked for each request whether its answer must be withheld until the process ends.
-	lose atomic.Pointer[func(*http.Request) bool]
+	proxy *httptest.Server
+	// inject, where set, is asked for each request what befalls it.
+	inject atomic.Pointer[func(*http.Request) *Fault]
 }
 
 // root is the module's folder, seen from a test's package two levels below it.
 const root = "../.."
 
 var build = sync.OnceValues(func() (string, error) {
+	return buildProgram("gpupack-scheduler"+raceSuffix, "./cmd/gpupack-scheduler", raceFlags...)
+})
+
+func buildProgram(name, pkg string, flags ...string) (string, error) {
 	dir := filepath.Join(root, ".cache", "test")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	path, err := filepath.Abs(filepath.Join(dir, "gpupack-scheduler"+raceSuffix))
+	path, err := filepath.Abs(filepath.Join(dir, name))
 	if err != nil {
 		return "", err
 	}
-	args := append([]string{"build", "-o", path}, raceFlags...)
-	cmd := exec.Command("go", append(args, "./cmd/gpupack-scheduler")...)
+	args := append([]string{"build", "-o", path}, flags...)
+	cmd := exec.Command("go", append(args, pkg)...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building gpupack-scheduler: %w\n%s", err, out)
+		return "", fmt.Errorf("building %s: %w\n%s", name, err, out)
 	}
 	return path, nil
-})
+}
 
 // Build builds the scheduler, with the race detector where the test has it. TestMain calls it so that the time does not count
 // against a test.
@@ -93,6 +96,12 @@ func Start(t testing.TB, cp *embedded.ControlPlane, o Options) *Scheduler {
 	t.Helper()
 	s, err := launch(t, cp, o)
 	require.NoError(t, err)
+	s.awaitReady(t)
+	return s
+}
+
+func (s *Scheduler) awaitReady(t testing.TB) {
+	t.Helper()
 	insecure := &http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	require.Eventually(t, func() bool {
 		select {
@@ -112,7 +121,6 @@ func Start(t testing.TB, cp *embedded.ControlPlane, o Options) *Scheduler {
 		require.Fail(t, "the scheduler ended", s.Log())
 	default:
 	}
-	return s
 }
 
 // StartExpectingExit runs the scheduler, waits for it to end by itself, and returns its exit code and output.
@@ -133,24 +141,29 @@ func launch(t testing.TB, cp *embedded.ControlPlane, o Options) (*Scheduler, err
 	if err != nil {
 		return nil, err
 	}
-	config := cp.ConfigFor(user, "system:serviceaccounts", "system:serviceaccounts:gpupack-system")
+	as := cp.ConfigFor(user, "system:serviceaccounts", "system:serviceaccounts:gpupack-system")
+	return launchProgram(t, path, as, func(path, kubeconfig string) error { return writeConfig(path, kubeconfig, o) })
+}
+
+// launchProgram runs a kube-scheduler behind a proxy. config writes its configuration to a path.
+func launchProgram(t testing.TB, path string, as *rest.Config, config func(path, kubeconfig string) error) (*Scheduler, error) {
 	s := &Scheduler{log: &logBuffer{}, exited: make(chan struct{})}
-	proxy, err := s.proxy(config)
-	if err != nil {
+	var err error
+	if s.proxy, err = s.newProxy(as); err != nil {
 		return nil, err
 	}
-	t.Cleanup(proxy.Close)
+	t.Cleanup(s.proxy.Close)
 	dir := t.TempDir()
 	kubeconfig := filepath.Join(dir, "kubeconfig")
 	if err := clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: proxy.URL}},
+		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: s.proxy.URL}},
 		Contexts:       map[string]*clientcmdapi.Context{"c": {Cluster: "c"}},
 		CurrentContext: "c",
 	}, kubeconfig); err != nil {
 		return nil, err
 	}
 	configFile := filepath.Join(dir, "config.yaml")
-	if err := writeConfig(configFile, kubeconfig, o); err != nil {
+	if err := config(configFile, kubeconfig); err != nil {
 		return nil, err
 	}
 	if s.port, err = freePort(); err != nil {
@@ -187,6 +200,9 @@ func (s *Scheduler) Kill() {
 	<-s.exited
 }
 
+// Exited is closed when the process has ended.
+func (s *Scheduler) Exited() <-chan struct{} { return s.exited }
+
 // Stop asks the process to end and waits until it has.
 func (s *Scheduler) Stop(t testing.TB) {
 	t.Helper()
@@ -197,13 +213,6 @@ func (s *Scheduler) Stop(t testing.TB) {
 		require.Fail(t, "the scheduler goes on after SIGTERM")
 	}
 }
-
-// Hold makes every request for which match returns true wait until the process has ended; the API server never gets it.
-func (s *Scheduler) Hold(match func(*http.Request) bool) { s.hold.Store(&match) }
-
-// LoseAnswers makes every request for which match returns true take effect, while its answer is withheld until the process has
-// ended.
-func (s *Scheduler) LoseAnswers(match func(*http.Request) bool) { s.lose.Store(&match) }
 
 // Metrics returns what the scheduler serves under /metrics.
 func (s *Scheduler) Metrics(t testing.TB) string {
@@ -220,35 +229,6 @@ func (s *Scheduler) Metrics(t testing.TB) string {
 // Log returns what the process has printed.
 func (s *Scheduler) Log() string { return s.log.String() }
 
-func (s *Scheduler) proxy(config *rest.Config) (*httptest.Server, error) {
-	transport, err := rest.TransportFor(config)
-	if err != nil {
-		return nil, err
-	}
-	target, err := url.Parse(config.Host)
-	if err != nil {
-		return nil, err
-	}
-	reverse := &httputil.ReverseProxy{
-		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
-		Transport:     transport,
-		FlushInterval: -1,
-		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
-	}
-	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if hold := s.hold.Load(); hold != nil && (*hold)(r) {
-			<-s.exited
-			return
-		}
-		if lose := s.lose.Load(); lose != nil && (*lose)(r) {
-			reverse.ServeHTTP(httptest.NewRecorder(), r)
-			<-s.exited
-			return
-		}
-		reverse.ServeHTTP(w, r)
-	})), nil
-}
-
 // writeConfig writes the shipped configuration with the changes that a test needs.
 func writeConfig(path, kubeconfig string, o Options) error {
 	data, err := os.ReadFile(filepath.Join(root, "manifests", "base", "scheduler-config.yaml"))
@@ -259,7 +239,9 @@ func writeConfig(path, kubeconfig string, o Options) error {
 	if err := yaml.Unmarshal(data, &config); err != nil {
 		return err
 	}
-	config["leaderElection"] = map[string]any{"leaderElect": false}
+	election := config["leaderElection"].(map[string]any)
+	election["leaderElect"] = o.LeaderElection
+	election["leaseDuration"], election["renewDeadline"], election["retryPeriod"] = "3s", "2s", "500ms"
 	config["clientConnection"] = map[string]any{"kubeconfig": kubeconfig, "qps": 1000, "burst": 1000}
 	config["podInitialBackoffSeconds"], config["podMaxBackoffSeconds"] = 1, 2
 	for _, entry := range config["profiles"].([]any)[0].(map[string]any)["pluginConfig"].([]any) {

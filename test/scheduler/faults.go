@@ -1,0 +1,160 @@
+// Copyright The gpupack Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package scheduler
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+)
+
+// Fault is what befalls a request of the scheduler on its way to the API server.
+type Fault struct {
+	// Delay is how long the request waits before anything else happens to it.
+	Delay time.Duration
+	// Status, where set, is answered in the API server's stead, which never gets the request.
+	Status int
+	// Cut ends the connection without an answer: before the API server gets the request or, with Applied, after it has done
+	// what was asked.
+	Cut, Applied bool
+	// Hold makes the request wait until the process has ended. The API server never gets it or, with Applied, has done what was
+	// asked.
+	Hold bool
+}
+
+// Inject asks what befalls each request from now on: nil for nothing. It replaces what an earlier call said; nil ends it.
+// Requests that wait already go on to wait.
+func (s *Scheduler) Inject(fault func(*http.Request) *Fault) {
+	if fault == nil {
+		s.inject.Store(nil)
+		return
+	}
+	s.inject.Store(&fault)
+}
+
+// Hold makes every request for which match returns true wait until the process has ended; the API server never gets it.
+func (s *Scheduler) Hold(match func(*http.Request) bool) {
+	s.Inject(func(r *http.Request) *Fault {
+		if match(r) {
+			return &Fault{Hold: true}
+		}
+		return nil
+	})
+}
+
+// LoseAnswers makes every request for which match returns true take effect, while its answer is withheld until the process has
+// ended.
+func (s *Scheduler) LoseAnswers(match func(*http.Request) bool) {
+	s.Inject(func(r *http.Request) *Fault {
+		if match(r) {
+			return &Fault{Hold: true, Applied: true}
+		}
+		return nil
+	})
+}
+
+// CutConnections ends every connection to the API server, watches among them.
+func (s *Scheduler) CutConnections() { s.proxy.CloseClientConnections() }
+
+// IsAnnotation matches the patch of a pod's metadata; that of its status goes to another path.
+func IsAnnotation(r *http.Request) bool {
+	return r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/pods/") && !strings.HasSuffix(r.URL.Path, "/status")
+}
+
+// IsBinding matches the binding of a pod.
+func IsBinding(r *http.Request) bool {
+	return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/binding")
+}
+
+func (s *Scheduler) newProxy(config *rest.Config) (*httptest.Server, error) {
+	transport, err := rest.TransportFor(config)
+	if err != nil {
+		return nil, err
+	}
+	target, err := url.Parse(config.Host)
+	if err != nil {
+		return nil, err
+	}
+	reverse := &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
+		Transport:     transport,
+		FlushInterval: -1,
+		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
+	}
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var fault *Fault
+		if inject := s.inject.Load(); inject != nil {
+			fault = (*inject)(r)
+		}
+		if fault == nil {
+			reverse.ServeHTTP(w, r)
+			return
+		}
+		if fault.Hold && fault.Applied {
+			reverse.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		if !s.wait(r, fault) {
+			return
+		}
+		switch {
+		case fault.Status != 0:
+			answer(w, fault.Status)
+			return
+		case fault.Cut && fault.Applied:
+			reverse.ServeHTTP(httptest.NewRecorder(), r)
+		case !fault.Cut:
+			reverse.ServeHTTP(w, r)
+			return
+		}
+		panic(http.ErrAbortHandler)
+	})), nil
+}
+
+// wait says whether the request goes on.
+func (s *Scheduler) wait(r *http.Request, fault *Fault) bool {
+	var after <-chan time.Time
+	switch {
+	case fault.Hold:
+	case fault.Delay == 0:
+		return true
+	default:
+		timer := time.NewTimer(fault.Delay)
+		defer timer.Stop()
+		after = timer.C
+	}
+	select {
+	case <-s.exited:
+	case <-r.Context().Done():
+	case <-after:
+		return true
+	}
+	return false
+}
+
+// answer writes an error as the API server does.
+func answer(w http.ResponseWriter, code int) {
+	status := metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status:   metav1.StatusFailure, Message: "injected by a test", Code: int32(code),
+	}
+	switch code {
+	case http.StatusConflict:
+		status.Reason = metav1.StatusReasonConflict
+	case http.StatusTooManyRequests:
+		status.Reason = metav1.StatusReasonTooManyRequests
+		w.Header().Set("Retry-After", "1")
+	default:
+		status.Reason = metav1.StatusReasonInternalError
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(&status)
+}
