@@ -114,13 +114,13 @@ func (p *Plugin) binds() error {
 }
 
 // PostBind counts the pod.
-func (p *Plugin) PostBind(_ context.Context, state fwk.CycleState, pod *corev1.Pod, _ string) {
+func (p *Plugin) PostBind(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, _ string) {
 	c := cycleOf(state)
 	if c == nil {
 		return
 	}
 	decisions.WithLabelValues("placed").Inc()
 	if c.planned != nil {
-		p.gangs.done(c.planned.gang, pod.UID)
+		p.gangs.done(ctx, c.planned.gang, pod.UID)
 	}
 }

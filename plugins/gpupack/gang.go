@@ -41,6 +41,8 @@ type gangPlan struct {
 	// arrived are those that have come to Permit.
 	arrived  sets.Set[types.UID]
 	released bool
+	// late says that a pod of the gang waits for the end of the plan, which has no place for it.
+	late     bool
 	deadline clock.Timer
 }
 
@@ -71,12 +73,16 @@ func (g *gangs) begin(ctx context.Context, name types.NamespacedName, need int, 
 	delete(g.failures, name)
 }
 
-// underWay says whether a plan of the gang has not released its members yet.
+// underWay says whether a plan of the gang has members that are not bound yet. A pod that asks this has no place in it, and is
+// woken when the plan ends: another plan now would forget the places that this one keeps.
 func (g *gangs) underWay(name types.NamespacedName) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	plan, ok := g.byName[name]
-	return ok && !plan.released
+	if ok {
+		plan.late = true
+	}
+	return ok
 }
 
 // arrive tells that a member has come to Permit. It returns the members to release, this one among them, whether the member
@@ -97,20 +103,22 @@ func (g *gangs) arrive(name types.NamespacedName, uid types.UID) (release []type
 	return plan.arrived.UnsortedList(), false, true
 }
 
-// done tells that a member is bound.
-func (g *gangs) done(name types.NamespacedName, uid types.UID) {
+// done tells that a member is bound, or that the plan holds no place for it any more.
+func (g *gangs) done(ctx context.Context, name types.NamespacedName, uid types.UID) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if plan, ok := g.byName[name]; ok {
+	plan, ok := g.byName[name]
+	if ok {
 		plan.pending.Delete(uid)
-		g.finishLocked(name, plan)
 	}
-}
-
-func (g *gangs) finishLocked(name types.NamespacedName, plan *gangPlan) {
-	if plan.released && plan.pending.Len() == 0 {
+	over := ok && plan.released && plan.pending.Len() == 0
+	if over {
 		plan.deadline.Stop()
 		delete(g.byName, name)
+	}
+	wake := over && plan.late
+	g.mu.Unlock()
+	if wake {
+		g.plugin.activate(ctx, name)
 	}
 }
 
@@ -130,13 +138,10 @@ func (g *gangs) failed(ctx context.Context, name types.NamespacedName, uid types
 		g.drop(ctx, name, plan, why)
 		return
 	}
-	if !keepPlace {
-		plan.pending.Delete(uid)
-		g.finishLocked(name, plan)
-	}
 	g.mu.Unlock()
 	if !keepPlace {
 		g.plugin.ledger.dropUnbound(uid)
+		g.done(ctx, name, uid)
 		return
 	}
 	if e, ok := g.plugin.ledger.get(uid); ok && e.phase == assumed {
@@ -153,10 +158,41 @@ func (g *gangs) memberGone(ctx context.Context, pod *corev1.Pod) {
 	}
 	g.mu.Lock()
 	plan, ok := g.byName[name]
-	ok = ok && plan.pending.Has(pod.UID)
+	pending := ok && plan.pending.Has(pod.UID)
+	g.mu.Unlock()
+	why := fmt.Sprintf("member %s was deleted", pod.Name)
+	switch {
+	case pending:
+		g.failed(ctx, name, pod.UID, false, why)
+	case ok && pod.Spec.NodeName != "":
+		// The plan counts on it: without it, too few would be released.
+		g.drop(ctx, name, plan, why)
+	}
+}
+
+// groupChanged tells that what a PodGroup asks for is another now, or that it is gone. A plan that has not released its members
+// would start what nobody wants any more.
+func (g *gangs) groupChanged(ctx context.Context, name types.NamespacedName, why string) {
+	g.mu.Lock()
+	plan, ok := g.byName[name]
+	ok = ok && !plan.released
 	g.mu.Unlock()
 	if ok {
-		g.failed(ctx, name, pod.UID, false, fmt.Sprintf("member %s was deleted", pod.Name))
+		g.drop(ctx, name, plan, why)
+		return
+	}
+	g.plugin.activate(ctx, name)
+}
+
+// recheck drops a plan that has just begun if what it was made of has changed since it was read, of which the plan was not told.
+func (g *gangs) recheck(ctx context.Context, read *gang) {
+	for _, pod := range read.pending {
+		if newest, err := g.plugin.pods.Pods(pod.Namespace).Get(pod.Name); err != nil || newest.UID != pod.UID {
+			g.memberGone(ctx, pod)
+		}
+	}
+	if group, ok := g.plugin.groups.find(read.name); !ok || group.UID != read.group.UID || group.Generation != read.group.Generation {
+		g.groupChanged(ctx, read.name, "its PodGroup was edited or deleted")
 	}
 }
 
@@ -164,7 +200,7 @@ func (g *gangs) memberGone(ctx context.Context, pod *corev1.Pod) {
 func (g *gangs) expire(ctx context.Context, name types.NamespacedName, plan *gangPlan, why string) {
 	g.mu.Lock()
 	current := g.byName[name] == plan
-	released := plan.released
+	released, late := plan.released, plan.late
 	if current && released {
 		delete(g.byName, name)
 	}
@@ -177,6 +213,9 @@ func (g *gangs) expire(ctx context.Context, name types.NamespacedName, plan *gan
 			if e, ok := g.plugin.ledger.get(uid); ok && e.phase == planned {
 				g.plugin.ledger.drop(uid)
 			}
+		}
+		if late {
+			g.plugin.activate(ctx, name)
 		}
 	default:
 		g.drop(ctx, name, plan, why)
@@ -271,9 +310,11 @@ func (p *Plugin) gang(name types.NamespacedName) (*gang, error) {
 			g.unbound = append(g.unbound, pod)
 		}
 		switch {
+		case pod.DeletionTimestamp != nil:
+			// Its place is about to be free, and those who come after it are to start together.
 		case pod.Spec.NodeName != "" || p.ledger.has(string(pod.UID)):
 			g.held++
-		case pod.DeletionTimestamp == nil && len(pod.Spec.SchedulingGates) == 0 && pod.Spec.SchedulerName == p.handle.ProfileName():
+		case len(pod.Spec.SchedulingGates) == 0 && pod.Spec.SchedulerName == p.handle.ProfileName():
 			g.pending = append(g.pending, pod)
 		}
 	}

@@ -114,6 +114,7 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 	}
 	p.gangs.begin(ctx, g.name, g.need(), uids, p.gangTimeout(g.group))
 	p.ledger.put(entries...)
+	p.gangs.recheck(ctx, g)
 	gangPlans.WithLabelValues("planned").Inc()
 	p.logger(ctx).V(2).Info("Planned a gang", "podGroup", g.name, "members", len(entries), "needed", g.need(),
 		"duration", p.clock.Since(start).Round(time.Microsecond))

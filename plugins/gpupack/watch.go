@@ -6,6 +6,7 @@ package gpupack
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"sync"
 
@@ -142,8 +143,53 @@ func (p *Plugin) watchCRDs(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	return watch(ctx, p.handle.KubeConfig(), schedulingv1alpha1.SchemeGroupVersion, "podgroups", schedulingv1alpha1.AddToScheme,
-		&schedulingv1alpha1.PodGroup{}, &p.groups.newest)
+	if err := watch(ctx, p.handle.KubeConfig(), schedulingv1alpha1.SchemeGroupVersion, "podgroups", schedulingv1alpha1.AddToScheme,
+		&schedulingv1alpha1.PodGroup{}, &p.groups.newest); err != nil {
+		return err
+	}
+	_, err := p.groups.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { p.groupChanged(ctx, nil, obj.(*schedulingv1alpha1.PodGroup)) },
+		UpdateFunc: func(old, obj any) {
+			p.groupChanged(ctx, old.(*schedulingv1alpha1.PodGroup), obj.(*schedulingv1alpha1.PodGroup))
+		},
+		DeleteFunc: func(obj any) {
+			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = last.Obj
+			}
+			if group, ok := obj.(*schedulingv1alpha1.PodGroup); ok {
+				p.groupGone(ctx, group)
+			}
+		},
+	})
+	return err
+}
+
+// groupChanged wakes a gang whose PodGroup has come or asks for something else now. The queue has its own watch of PodGroups: where
+// that was ahead of the plugin's, it had woken nobody when the gang's pods came, and they were turned away for want of what the
+// plugin had not seen.
+func (p *Plugin) groupChanged(ctx context.Context, old, group *schedulingv1alpha1.PodGroup) {
+	p.groups.set(group)
+	if !p.awaitQueue(ctx) {
+		return
+	}
+	if old == nil || old.UID != group.UID || old.Generation != group.Generation || !maps.Equal(old.Annotations, group.Annotations) {
+		p.gangs.groupChanged(ctx, types.NamespacedName{Namespace: group.Namespace, Name: group.Name}, "its PodGroup was edited")
+	}
+}
+
+// awaitQueue waits until the scheduler has a queue, which the plugin's own watches may be ahead of. It says false at the end.
+func (p *Plugin) awaitQueue(ctx context.Context) bool {
+	return cache.WaitForCacheSync(ctx.Done(), p.handle.SharedInformerFactory().Core().V1().Pods().Informer().HasSynced)
+}
+
+func (p *Plugin) groupGone(ctx context.Context, group *schedulingv1alpha1.PodGroup) {
+	p.groups.remove(group)
+	name := types.NamespacedName{Namespace: group.Namespace, Name: group.Name}
+	if !p.awaitQueue(ctx) {
+		return
+	}
+	p.gangs.groupChanged(ctx, name, "its PodGroup was deleted")
+	p.gangs.forget(name)
 }
 
 func watch[T interface {
@@ -276,6 +322,8 @@ func (p *Plugin) podChanged(ctx context.Context, old, pod *corev1.Pod) {
 	p.ledger.observe(pod)
 	if pod.Spec.NodeName != "" {
 		p.learning.settled(pod.UID)
+		// The scheduler may have had no answer to the binding that came to be.
+		p.gangs.done(ctx, groupOf(pod), pod.UID)
 	}
 	if pod.Spec.NodeName != "" || pod.Spec.SchedulerName != p.handle.ProfileName() {
 		return
