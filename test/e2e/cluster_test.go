@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	schedulingv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
+	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/test/embedded"
 )
@@ -257,6 +258,9 @@ func (k *cluster) requireNoDoubleBooking(t *testing.T) {
 	t.Helper()
 	memory, milli := map[string]int64{}, map[string]int64{}
 	for _, pod := range k.bound(t) {
+		if convert.IsTerminal(&pod) {
+			continue
+		}
 		requests := pod.Spec.Containers[0].Resources.Requests
 		whole := requests[v1alpha1.ResourceGPU]
 		gpus := gpusOf(&pod)
