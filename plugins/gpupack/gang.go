@@ -142,6 +142,8 @@ func (g *gangs) failed(ctx context.Context, name types.NamespacedName, uid types
 	if !keepPlace {
 		g.plugin.ledger.dropUnbound(uid)
 		g.done(ctx, name, uid)
+		// What made its place unfit has happened already: nothing else would make the queue try it again.
+		g.plugin.clock.AfterFunc(time.Second, func() { g.plugin.activate(ctx, name) })
 		return
 	}
 	if e, ok := g.plugin.ledger.get(uid); ok && e.phase == assumed {

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
 
 	"github.com/gpupack/gpupack/pack"
 )
@@ -40,5 +41,8 @@ func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *core
 	if c != nil && c.planned != nil {
 		p.gangs.failed(ctx, name, pod.UID, false, "node "+c.planned.node+" no longer suits member "+pod.Name)
 	}
-	return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "preemption does not help a member of a gang alone")
+	// A nomination keeps its node's room from pods of the same priority or a lower one. That of a scheduler which was killed while
+	// it bound the gang would do so for as long as the gang waits.
+	return framework.NewPostFilterResultWithNominatedNode(""),
+		fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "preemption does not help a member of a gang alone")
 }

@@ -24,7 +24,7 @@ var (
 
 func TestMain(m *testing.M) {
 	// A round is one check. A failure ends it at once: to shrink it, rapid would run for hours.
-	for name, value := range map[string]string{"rapid.checks": "1", "rapid.steps": "30", "rapid.nofailfile": "true"} {
+	for name, value := range map[string]string{"rapid.checks": "1", "rapid.steps": "60", "rapid.nofailfile": "true"} {
 		if err := flag.Set(name, value); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -134,7 +134,7 @@ func (w *world) runs(replica int) bool {
 // leader is the replica that schedules, or -1.
 func (w *world) leader() int {
 	for i, s := range w.replicas {
-		if w.runs(i) && strings.Contains(s.Metrics(w.t), `leader_election_master_status{name="gpupack-scheduler"} 1`) {
+		if w.runs(i) && s.Leads() {
 			return i
 		}
 	}

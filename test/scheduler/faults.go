@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,8 +19,9 @@ import (
 
 // Fault is what befalls a request of the scheduler on its way to the API server.
 type Fault struct {
-	// Delay is how long the request waits before anything else happens to it.
+	// Delay is how long the request waits before anything else happens to it; Until, where set, until when instead.
 	Delay time.Duration
+	Until <-chan struct{}
 	// Status, where set, is answered in the API server's stead, which never gets the request.
 	Status int
 	// Cut ends the connection without an answer: before the API server gets the request or, with Applied, after it has done
@@ -61,12 +63,56 @@ func (s *Scheduler) LoseAnswers(match func(*http.Request) bool) {
 	})
 }
 
+// Pause keeps back what the API server sends from now on in answer to requests for which match returns true, those that are open
+// already among them, until the function that it returns is called. Watches that are paused look as if nothing happened.
+func (s *Scheduler) Pause(match func(*http.Request) bool) (resume func()) {
+	p := &pause{match: match, over: make(chan struct{})}
+	s.paused.Store(p)
+	return sync.OnceFunc(func() { close(p.over) })
+}
+
+type pause struct {
+	match func(*http.Request) bool
+	over  chan struct{}
+}
+
+// pausable waits with what it writes while its request is paused.
+type pausable struct {
+	http.ResponseWriter
+	scheduler *Scheduler
+	request   *http.Request
+}
+
+func (w *pausable) Write(data []byte) (int, error) {
+	if p := w.scheduler.paused.Load(); p != nil && p.match(w.request) {
+		select {
+		case <-p.over:
+		case <-w.request.Context().Done():
+			return 0, w.request.Context().Err()
+		}
+	}
+	return w.ResponseWriter.Write(data)
+}
+
+// Unwrap lets the proxy flush.
+func (w *pausable) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 // CutConnections ends every connection to the API server, watches among them.
 func (s *Scheduler) CutConnections() { s.proxy.CloseClientConnections() }
 
 // IsAnnotation matches the patch of a pod's metadata; that of its status goes to another path.
 func IsAnnotation(r *http.Request) bool {
 	return r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/pods/") && !strings.HasSuffix(r.URL.Path, "/status")
+}
+
+// Writes matches the requests that give a pod its place: the patch of its metadata, where there is one, and its binding.
+func Writes(r *http.Request) bool { return IsAnnotation(r) || IsBinding(r) }
+
+// Watches matches watches of a resource, by its plural.
+func Watches(resource string) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		return r.Method == http.MethodGet && r.URL.Query().Get("watch") != "" && strings.HasSuffix(r.URL.Path, "/"+resource)
+	}
 }
 
 // IsBinding matches the binding of a pod.
@@ -90,6 +136,7 @@ func (s *Scheduler) newProxy(config *rest.Config) (*httptest.Server, error) {
 		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w = &pausable{w, s, r}
 		var fault *Fault
 		if inject := s.inject.Load(); inject != nil {
 			fault = (*inject)(r)
@@ -123,6 +170,14 @@ func (s *Scheduler) wait(r *http.Request, fault *Fault) bool {
 	var after <-chan time.Time
 	switch {
 	case fault.Hold:
+	case fault.Until != nil:
+		select {
+		case <-s.exited:
+		case <-r.Context().Done():
+		case <-fault.Until:
+			return true
+		}
+		return false
 	case fault.Delay == 0:
 		return true
 	default:

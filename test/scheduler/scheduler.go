@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -56,6 +57,7 @@ type Scheduler struct {
 	proxy *httptest.Server
 	// inject, where set, is asked for each request what befalls it.
 	inject atomic.Pointer[func(*http.Request) *Fault]
+	paused atomic.Pointer[pause]
 }
 
 // root is the module's folder, seen from a test's package two levels below it.
@@ -199,6 +201,9 @@ func (s *Scheduler) Kill() {
 	_ = s.cmd.Process.Signal(syscall.SIGKILL)
 	<-s.exited
 }
+
+// Leads says whether the process has become the leader. It ends when it is no longer.
+func (s *Scheduler) Leads() bool { return strings.Contains(s.Log(), "Successfully acquired lease") }
 
 // Exited is closed when the process has ended.
 func (s *Scheduler) Exited() <-chan struct{} { return s.exited }
