@@ -22,6 +22,9 @@ GO_TOOL := go tool -modfile=test/tools/go.mod
 CRDS := manifests/base/crds
 
 TESTFLAGS ?=
+CHAOS_MINUTES ?= 15
+# -chaos.seed=SEED repeats what a round did, -chaos.logs=FOLDER keeps the schedulers' logs of one that failed.
+CHAOSFLAGS ?=
 # make demo KEEP=1 leaves the demo's cluster running.
 KEEP ?=
 DEMOFLAGS ?=
@@ -42,6 +45,10 @@ build: ## Build the programs into bin/, static and stamped with the version.
 .PHONY: test
 test: test-deps ## Run all tests under the race detector.
 	go test -race -timeout 20m $(TESTFLAGS) ./...
+
+.PHONY: test-chaos
+test-chaos: test-deps ## Mix failures under gangs at random for CHAOS_MINUTES=15 minutes; make test does so briefly.
+	go test -count=1 -v -timeout $$(($(CHAOS_MINUTES) + 15))m $(TESTFLAGS) ./test/chaos -chaos.duration=$(CHAOS_MINUTES)m $(CHAOSFLAGS)
 
 .PHONY: test-html
 test-html: ## Open reports of simulate in headless Chromium, which must be installed.
