@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -297,4 +298,13 @@ func (k *cluster) group(t *testing.T, name string, minMember int32) *schedulingv
 	}
 	require.NoError(t, k.Create(t.Context(), g))
 	return g
+}
+
+// priority makes a PriorityClass of that value and returns the option that gives it to a pod.
+func (k *cluster) priority(t *testing.T, value int32) podOption {
+	t.Helper()
+	class := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", k.namespace, value)}, Value: value}
+	require.NoError(t, k.Create(t.Context(), class))
+	t.Cleanup(func() { _ = k.Delete(context.Background(), class) })
+	return func(p *corev1.Pod) { p.Spec.PriorityClassName = class.Name }
 }

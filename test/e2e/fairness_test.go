@@ -12,8 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	schedulingv1 "k8s.io/api/scheduling/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -34,18 +32,6 @@ func deadline(d time.Duration) podOption {
 	return func(p *corev1.Pod) {
 		p.Spec.ActiveDeadlineSeconds = ptr.To(int64(d.Seconds()))
 		p.Spec.TerminationGracePeriodSeconds = ptr.To[int64](0)
-	}
-}
-
-// priority makes a PriorityClass of that value and pods that have it.
-func (k *cluster) priority(t *testing.T, value int32) podOption {
-	t.Helper()
-	class := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", k.namespace, value)}, Value: value}
-	require.NoError(t, k.Create(t.Context(), class))
-	t.Cleanup(func() { _ = k.Delete(t.Context(), class) })
-	return func(p *corev1.Pod) {
-		p.Spec.PriorityClassName = class.Name
-		p.Spec.PreemptionPolicy = nil
 	}
 }
 

@@ -11,9 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
@@ -227,13 +225,4 @@ func (k *cluster) complete(t *testing.T, name string) {
 		pod.Status.Phase = corev1.PodSucceeded
 		return pod.Status.StartTime != nil && k.Status().Update(t.Context(), pod) == nil
 	}, eventually, tick)
-}
-
-// priority makes a PriorityClass and returns the option that gives it to a pod.
-func (k *cluster) priority(t *testing.T, value int32) podOption {
-	t.Helper()
-	class := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", k.namespace, value)}, Value: value}
-	require.NoError(t, k.Create(t.Context(), class))
-	t.Cleanup(func() { _ = k.Delete(context.Background(), class) })
-	return func(p *corev1.Pod) { p.Spec.PriorityClassName = class.Name }
 }
