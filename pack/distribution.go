@@ -37,6 +37,8 @@ type Distribution struct {
 	// scale grows by 1/decay with each observation, instead of shrinking every weight.
 	scale   float64
 	weights map[RequestKey]*Class
+	// waiting is how many pods of a class wait for a place.
+	waiting map[RequestKey]*Class
 	// since the last snapshot there were that many observations, and after due there will be a new one.
 	since, due int
 
@@ -66,7 +68,7 @@ const (
 
 // NewDistribution starts from a prior, which counts as much as 50 observations.
 func NewDistribution(prior []Class) *Distribution {
-	d := &Distribution{decay: 1 - 0.693147/halfLife, most: mostClasses, scale: 1, weights: map[RequestKey]*Class{}}
+	d := &Distribution{decay: 1 - 0.693147/halfLife, most: mostClasses, scale: 1, weights: map[RequestKey]*Class{}, waiting: map[RequestKey]*Class{}}
 	var sum float64
 	for i := range prior {
 		sum += prior[i].Weight
@@ -100,18 +102,36 @@ func (d *Distribution) Observe(r *Request) {
 	}
 }
 
+// Wait counts a pod that has been observed and finds no place: besides those that come, those that wait are to come too, however
+// long ago they were observed. Each counts as one observation until Settle.
+func (d *Distribution) Wait(r *Request) { d.wait(r, 1) }
+
+// Settle takes back Wait, for a pod that has got a place or is gone.
+func (d *Distribution) Settle(r *Request) { d.wait(r, -1) }
+
+func (d *Distribution) wait(r *Request, pods float64) {
+	if d.fixed {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	add(d.waiting, r, pods)
+}
+
 // Classes returns the newest snapshot.
 func (d *Distribution) Classes() *Classes { return d.current.Load() }
 
-func (d *Distribution) add(r *Request, weight float64) {
+func (d *Distribution) add(r *Request, weight float64) { add(d.weights, r, weight) }
+
+func add(to map[RequestKey]*Class, r *Request, weight float64) {
 	class := *r
 	class.MaxUtilization = 0
 	key := class.Key()
-	if c, ok := d.weights[key]; ok {
+	if c, ok := to[key]; ok {
 		c.Weight += weight
 		return
 	}
-	d.weights[key] = &Class{Request: class, Weight: weight}
+	to[key] = &Class{Request: class, Weight: weight}
 }
 
 // snapshot publishes the heaviest classes and forgets those that no longer count.
@@ -124,8 +144,19 @@ func (d *Distribution) snapshot(version uint64) {
 			delete(d.weights, key)
 			continue
 		}
-		list = append(list, *c)
 		sum += c.Weight
+		class := *c
+		if w, ok := d.waiting[key]; ok {
+			class.Weight += w.Weight
+		}
+		list = append(list, class)
+	}
+	for key, w := range d.waiting {
+		if w.Weight <= 0 {
+			delete(d.waiting, key)
+		} else if _, ok := d.weights[key]; !ok {
+			list = append(list, *w)
+		}
 	}
 	d.scale = 1
 	d.due = max(refresh, int(sum/refreshPart))

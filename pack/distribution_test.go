@@ -179,6 +179,29 @@ func TestSnapshotOrderIsDeterministic(t *testing.T) {
 	}
 }
 
+// What waits is to come, however long ago it was observed.
+func TestWhatWaitsIsNotForgotten(t *testing.T) {
+	waits, always := Request{GPUs: 7, MaxUtilization: 50}, Request{GPUs: 1}
+	d := NewDistribution(nil)
+	observe(d, waits, 1)
+	d.Wait(&waits)
+	d.Wait(&waits)
+	observe(d, always, 12*halfLife)
+	c := newest(d)
+	requireDistribution(t, c)
+	// All that came counts as much as half-life/ln 2 observations.
+	assert.InDelta(t, 2/(2+halfLife/0.693147), weightOf(c, Request{GPUs: 7}), 1e-5)
+
+	d.Settle(&waits)
+	d.Settle(&waits)
+	assert.Zero(t, weightOf(newest(d), waits))
+	assert.Empty(t, d.waiting)
+
+	fixed := FixedDistribution([]Class{{Request: always, Weight: 1}})
+	fixed.Wait(&waits)
+	assert.Len(t, fixed.Classes().List, 1)
+}
+
 func TestDistributionIsSafeForConcurrentUse(t *testing.T) {
 	d := NewDistribution(DefaultClasses())
 	d.decay = 1

@@ -16,7 +16,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/sets"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -45,8 +44,9 @@ type learning struct {
 	namespace, key string
 
 	mu sync.Mutex
-	// counted are pods without a node that the distribution has learned of, and that may be tried again.
-	counted sets.Set[types.UID]
+	// counted are pods without a node that the distribution has learned of, and that may be tried again. Those that have been wait,
+	// and count for as long as they do with what they ask for.
+	counted map[types.UID]*pack.Request
 	// leads is true once this scheduler has tried a pod.
 	leads bool
 	// unsaved is true where the ConfigMap lacks something.
@@ -64,20 +64,28 @@ type learning struct {
 
 func newLearning(d *pack.Distribution, client kubernetes.Interface, pods corelisters.PodLister, namespace, profile string) *learning {
 	return &learning{
-		distribution: d, client: client, pods: pods, namespace: namespace, key: profile + ".json", counted: sets.New[types.UID](),
+		distribution: d, client: client, pods: pods, namespace: namespace, key: profile + ".json", counted: map[types.UID]*pack.Request{},
 	}
 }
 
 // observe counts a pod when it is tried for the first time. That is before it has a place, since pods that find none say as much
-// about what is to come.
+// about what is to come. One that is tried again waits: it still is to come when its arrival has been forgotten.
 func (l *learning) observe(pod *corev1.Pod, r *pack.Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// A pod that is gone already would stay in the set.
-	if _, err := l.pods.Pods(pod.Namespace).Get(pod.Name); err != nil || l.counted.Has(pod.UID) {
+	if _, err := l.pods.Pods(pod.Namespace).Get(pod.Name); err != nil {
 		return
 	}
-	l.counted.Insert(pod.UID)
+	if waits, ok := l.counted[pod.UID]; ok {
+		if waits == nil {
+			request := *r
+			l.counted[pod.UID] = &request
+			l.distribution.Wait(&request)
+		}
+		return
+	}
+	l.counted[pod.UID] = nil
 	l.distribution.Observe(r)
 	l.leads, l.unsaved = true, true
 }
@@ -86,7 +94,10 @@ func (l *learning) observe(pod *corev1.Pod, r *pack.Request) {
 func (l *learning) settled(uid types.UID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.counted.Delete(uid)
+	if waited := l.counted[uid]; waited != nil {
+		l.distribution.Settle(waited)
+	}
+	delete(l.counted, uid)
 }
 
 // run keeps what is learned until the context ends.

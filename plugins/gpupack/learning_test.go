@@ -114,6 +114,31 @@ func TestEachPodIsLearnedOfOnce(t *testing.T) {
 	assert.Empty(t, l.counted, "what has a node is not remembered")
 }
 
+// A pod that waits still counts when its arrival has been forgotten, and no more once it has a node.
+func TestWhatWaitsCounts(t *testing.T) {
+	l := newLearns(t, fake.NewClientset())
+	share := func(gpus int) float64 {
+		for i := range 64 << 4 {
+			l.distribution.Observe(&pack.Request{GPUs: 1, CPUMilli: int64(i % 2)})
+		}
+		for _, c := range l.distribution.Classes().List {
+			if c.Request.GPUs == gpus {
+				return c.Weight
+			}
+		}
+		return 0
+	}
+	l.learn(t, []string{"once"}, 3)
+	l.learn(t, []string{"waits", "waits", "waits"}, 5)
+	for range 30 {
+		share(3)
+	}
+	assert.Zero(t, share(3))
+	assert.Positive(t, share(5))
+	l.settled("waits")
+	assert.Zero(t, share(5))
+}
+
 func TestWhatWasLearnedSurvives(t *testing.T) {
 	client := fake.NewClientset()
 	first := newLearns(t, client)
