@@ -65,6 +65,7 @@ type ChurnDelays struct {
 type churn struct {
 	runs
 	load, timeScale float64
+	reserveAfter    time.Duration
 
 	// results by policy and seed.
 	results [][]sim.ChurnResult
@@ -73,7 +74,8 @@ type churn struct {
 func (c *churn) run(ctx context.Context, stderr io.Writer) (err error) {
 	c.results, err = runAll(ctx, &c.runs, stderr, func(ctx context.Context, policy string, seed uint64, progress func(int, int)) (sim.ChurnResult, error) {
 		return sim.Churn(ctx, c.in, sim.ChurnOptions{
-			Policy: policy, Seed: seed, Load: c.load, TimeScale: c.timeScale, Distribution: c.distribution, Progress: progress,
+			Policy: policy, Seed: seed, Load: c.load, TimeScale: c.timeScale, Distribution: c.distribution,
+			ReserveAfter: c.reserveAfter.Seconds(), Progress: progress,
 		})
 	})
 	return err
@@ -166,7 +168,11 @@ func (c *churn) print(w io.Writer, out *output) error {
 	line := func(format string, args ...any) { fmt.Fprintln(sc, wrap(fmt.Sprintf(format, args...), sc.width)) }
 	m := &churns.Policies[0].Mean
 	fmt.Fprintln(sc)
-	fmt.Fprintln(sc, wrap(c.foot(fmt.Sprintf("load %g, time scale %g", c.load, c.timeScale), ""), sc.width))
+	how := fmt.Sprintf("load %g, time scale %g", c.load, c.timeScale)
+	if c.reserveAfter > 0 {
+		how += fmt.Sprintf(", places kept after %s", duration.HumanDuration(c.reserveAfter))
+	}
+	fmt.Fprintln(sc, wrap(c.foot(how, ""), sc.width))
 	line("Over %.0f hours, %.0f tasks came, %.0f of them large. They would have used %.2f %% of the GPUs if each had started when it came.",
 		m.Hours, m.All.Tasks, m.Large.Tasks, m.Offered)
 	fmt.Fprintln(sc, wrap("ALLOCATED and FRAGMENTED (free, but of no use to the mean task with GPUs) are percent of the GPUs, means over time. "+

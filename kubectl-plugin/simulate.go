@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/spf13/cobra"
@@ -30,6 +31,7 @@ type simulateFlags struct {
 	distribution          string
 	defragBudget          float64
 	churn                 bool
+	reserveAfter          time.Duration
 	timeScale             float64
 	addNodes              string
 	drain, podFiles       []string
@@ -39,7 +41,7 @@ type simulateFlags struct {
 
 // Flags that make sense in one of the two modes alone.
 var (
-	replayFlags = []string{"seeds", "load", "distribution", "defrag-budget", "churn", "time-scale"}
+	replayFlags = []string{"seeds", "load", "distribution", "defrag-budget", "churn", "time-scale", "reserve-after"}
 	whatIfFlags = []string{"add-nodes", "drain", "pod-file", "stale-after"}
 )
 
@@ -77,6 +79,8 @@ func (e *env) simulateCommand() *cobra.Command {
 	flags.Float64Var(&f.defragBudget, "defrag-budget", 0, "Largest share of the tasks that defragmentation may move, 0 to 1")
 	flags.BoolVar(&f.churn, "churn", false, "Let tasks leave too, by creation_time and deletion_time of the trace")
 	flags.Float64Var(&f.timeScale, "time-scale", 1, "With --churn, what the time between arrivals is multiplied by")
+	flags.DurationVar(&f.reserveAfter, "reserve-after", 0, "With --churn, how long a task waits before a place is kept for it, whatever the "+
+		"policy, such as 1h; 0 keeps none")
 	flags.StringVar(&f.addNodes, "add-nodes", "", "Nodes to add, as copies of one with GPUs of that model, such as 4xA100 or 4xA100,2xH100")
 	flags.StringSliceVar(&f.drain, "drain", nil, "Nodes to drain")
 	flags.StringSliceVar(&f.podFiles, "pod-file", nil, "Files of Pods, Jobs, Deployments, ReplicaSets, StatefulSets and PodGroups to place")
@@ -262,6 +266,10 @@ func (e *env) replay(cmd *cobra.Command, f *simulateFlags, policies []string) er
 		return usagef(cmd, "--defrag-budget is for tasks that never leave: leave out --churn")
 	case !f.churn && cmd.Flags().Changed("time-scale"):
 		return usagef(cmd, "--time-scale is for tasks that leave: give --churn")
+	case !f.churn && cmd.Flags().Changed("reserve-after"):
+		return usagef(cmd, "--reserve-after is for tasks that leave: give --churn")
+	case f.reserveAfter < 0:
+		return usagef(cmd, "--reserve-after %s is below 0", f.reserveAfter)
 	case !(f.timeScale > 0 && f.timeScale <= 1000):
 		return usagef(cmd, "--time-scale %g is not above 0 and at most 1000", f.timeScale)
 	}
@@ -272,7 +280,7 @@ func (e *env) replay(cmd *cobra.Command, f *simulateFlags, policies []string) er
 	these := runs{in: in, files: f.nodes + f.snapshot + ", " + f.pods, policies: policies, seeds: seeds, distribution: f.distribution}
 	return e.write(f.file, func(w io.Writer) error {
 		if f.churn {
-			c := &churn{runs: these, load: f.load, timeScale: f.timeScale}
+			c := &churn{runs: these, load: f.load, timeScale: f.timeScale, reserveAfter: f.reserveAfter}
 			if err := c.run(cmd.Context(), e.ErrOut); err != nil {
 				return err
 			}

@@ -34,6 +34,8 @@ type ChurnOptions struct {
 	Passes float64
 	// Distribution is DistributionTrace (also if empty) or DistributionOnline.
 	Distribution string
+	// ReserveAfter is how long a task waits, in seconds, before a place is kept for it; 0 keeps none.
+	ReserveAfter float64
 	// Progress, unless nil, is called now and then with the number of arrivals that are dealt with and of all.
 	Progress func(done, total int)
 }
@@ -80,7 +82,7 @@ type Delays struct {
 // order in which they came.
 //
 // Tasks that find no place wait. When one leaves, those that fit now are placed, first come first served, but a task that
-// still does not fit holds nobody up, as in kube-scheduler.
+// still does not fit holds nobody up, as in kube-scheduler, unless ChurnOptions.ReserveAfter says when it does.
 func Churn(ctx context.Context, in Input, o ChurnOptions) (ChurnResult, error) {
 	o.TimeScale, o.Passes = cmp.Or(o.TimeScale, 1), cmp.Or(o.Passes, DefaultPasses)
 	if err := validateChurn(&in, &o); err != nil {
@@ -123,6 +125,8 @@ func validateChurn(in *Input, o *ChurnOptions) error {
 	switch {
 	case !(o.TimeScale > 0 && o.TimeScale <= 1000):
 		return fmt.Errorf("a time scale of %g is not above 0 and at most 1000", o.TimeScale)
+	case !(o.ReserveAfter >= 0):
+		return fmt.Errorf("keeping places after %g seconds: give 0 or more", o.ReserveAfter)
 	case !(o.Passes > 0 && o.Passes <= 1000):
 		return fmt.Errorf("a number of %g passes is not above 0 and at most 1000", o.Passes)
 	case o.Passes*float64(len(in.Tasks)) > mostArrivals:
@@ -197,8 +201,9 @@ type churn struct {
 	departures []departure
 	// waiting are the visits of each class that have no place, in order. As long as nothing leaves, no node can take any.
 	waiting [][]int32
-	// kindsOn has the kind of each task with GPUs on each node.
-	kindsOn [][]pack.Kinds
+	// on are the visits on each node.
+	on     [][]int32
+	claims claims
 	// now is what has passed, from and until the time that is measured, in seconds.
 	now, from, until float64
 
@@ -227,7 +232,8 @@ func newChurn(in *Input, o *ChurnOptions) (*churn, error) {
 	re.expectTurnover()
 	c := &churn{
 		replay: re, tasks: in.Tasks, books: newLedger(in.Nodes),
-		waiting: make([][]int32, len(re.requests)), kindsOn: make([][]pack.Kinds, len(in.Nodes)), fragments: make([]float64, len(in.Nodes)),
+		waiting: make([][]int32, len(re.requests)), on: make([][]int32, len(in.Nodes)), fragments: make([]float64, len(in.Nodes)),
+		claims: newClaims(o.ReserveAfter, len(re.requests), len(in.Nodes), re.cluster.milli),
 	}
 	if c.visits, c.until, err = visits(in.Tasks, re.cluster.milli, o); err != nil {
 		return nil, err
@@ -279,6 +285,7 @@ func (c *churn) pass(now float64) {
 }
 
 func (c *churn) arrive() {
+	c.claim()
 	id := int32(c.next)
 	c.next++
 	task := c.visits[id].task
@@ -286,77 +293,123 @@ func (c *churn) arrive() {
 	c.dist.Observe(&c.tasks[task].Request)
 	if len(c.waiting[class]) > 0 || !c.start(id) {
 		c.waiting[class] = append(c.waiting[class], id)
+		c.dist.Wait(&c.tasks[task].Request)
 	}
 }
 
 // start gives a visit a place if there is one.
 func (c *churn) start(id int32) bool {
 	v := &c.visits[id]
-	r := &c.tasks[v.task].Request
 	at, ok := c.cluster.place(c.kinds[v.task])
 	if !ok {
 		return false
 	}
-	v.started, v.rank, v.gpus = c.now, at.rank, c.books.take(at, r)
-	if kind := pack.KindOf(r); kind != 0 {
-		c.kindsOn[at.rank] = append(c.kindsOn[at.rank], kind)
+	var closed []int
+	if cl := c.claims.at[at.rank]; cl != nil {
+		closed = cl.gpus
 	}
-	c.allocated += asked(r)
-	c.departures = heapPush(c.departures, departure{c.now + v.remaining, id}, sooner)
-	c.look(at.rank)
+	c.begin(id, at.rank, c.books.take(at, &c.tasks[v.task].Request, closed...))
 	return true
+}
+
+// begin lets a visit run on what it has been given.
+func (c *churn) begin(id, rank int32, gpus []int) {
+	v := &c.visits[id]
+	v.started, v.rank, v.gpus = c.now, rank, gpus
+	c.on[rank] = append(c.on[rank], id)
+	c.allocated += asked(&c.tasks[v.task].Request)
+	c.departures = heapPush(c.departures, departure{c.now + v.remaining, id}, sooner)
+	c.look(rank)
 }
 
 // leave lets the next task depart and gives what it leaves to those that wait.
 func (c *churn) leave() {
-	v := &c.visits[c.departures[0].visit]
+	c.claim()
+	id := c.departures[0].visit
+	v := &c.visits[id]
 	c.departures = heapRemove(c.departures, 0, sooner)
 	r := &c.tasks[v.task].Request
 	c.books.give(v.rank, r, v.gpus)
 	v.gpus = nil
-	if kind := pack.KindOf(r); kind != 0 {
-		on := c.kindsOn[v.rank]
-		i := slices.Index(on, kind)
-		c.kindsOn[v.rank] = slices.Delete(on, i, i+1)
-	}
+	c.on[v.rank] = without(c.on[v.rank], id)
 	c.allocated -= asked(r)
-	next := c.cluster.states[c.cluster.of[v.rank]]
-	next.shape = c.books.shape(v.rank)
-	if c.cluster.byKind {
-		next.kinds = 0
-		for _, kind := range c.kindsOn[v.rank] {
-			next.kinds |= kind
-		}
+	cl := c.claims.at[v.rank]
+	if cl != nil {
+		cl.leaving = without(cl.leaving, id)
 	}
-	c.cluster.change(v.rank, &next)
+	c.show(v.rank)
 	c.look(v.rank)
+	if cl != nil && c.ready(cl) {
+		c.redeem(cl)
+	}
 	c.retry(v.rank)
+}
+
+// redeem gives what was claimed to the first of the class.
+func (c *churn) redeem(cl *claim) {
+	c.lift(cl)
+	id := c.unqueue(cl.class)
+	c.books.put(cl.rank, &c.requests[cl.class], cl.gpus)
+	c.begin(id, cl.rank, cl.gpus)
+	c.show(cl.rank)
+}
+
+// unqueue takes the first of a class out of the queue.
+func (c *churn) unqueue(class int32) int32 {
+	id := c.waiting[class][0]
+	c.waiting[class] = c.waiting[class][1:]
+	c.dist.Settle(&c.requests[class])
+	if int(id) < c.claims.next {
+		c.claims.overdue[class]--
+		c.claims.owed--
+	}
+	return id
 }
 
 // retry places the visits that fit on the node now, first come first served. Nothing else has room for one.
 func (c *churn) retry(rank int32) {
 	for {
-		first := int32(-1)
+		first, class := int32(-1), int32(-1)
 		shape := &c.cluster.states[c.cluster.of[rank]].shape
-		for class, ids := range c.waiting {
-			if len(ids) > 0 && (first < 0 || ids[0] < first) && shape.Fits(&c.requests[class]) {
-				first = ids[0]
+		for id, ids := range c.waiting {
+			if len(ids) > 0 && (first < 0 || ids[0] < first) && shape.Fits(&c.requests[id]) {
+				first, class = ids[0], int32(id)
 			}
 		}
 		if first < 0 {
 			return
 		}
-		class := c.kinds[c.visits[first].task]
-		c.waiting[class] = c.waiting[class][1:]
-		c.start(first)
+		c.start(c.unqueue(class))
+		if c.claims.claimed[class] > c.claims.overdue[class] {
+			c.release(class)
+		}
 	}
+}
+
+// release gives up the last claim of a class of which fewer wait now.
+func (c *churn) release(class int32) {
+	for _, cl := range slices.Backward(c.claims.list) {
+		if cl.class == class {
+			c.lift(cl)
+			c.show(cl.rank)
+			c.retry(cl.rank)
+			return
+		}
+	}
+}
+
+func without(ids []int32, id int32) []int32 {
+	if i := slices.Index(ids, id); i >= 0 {
+		return slices.Delete(ids, i, i+1)
+	}
+	return ids
 }
 
 // look keeps the sum of fragments right for a node that has changed.
 func (c *churn) look(rank int32) {
-	shape := &c.cluster.states[c.cluster.of[rank]].shape
+	shape := c.books.shape(rank)
 	// What FGD gains where all that the node has goes.
-	fragment := c.fragment.Score(&pack.Candidate{Before: shape, After: &pack.Shape{}})
+	fragment := c.fragment.Score(&pack.Candidate{Before: &shape, After: &pack.Shape{}})
 	c.fragmented += fragment - c.fragments[rank]
 	c.fragments[rank] = fragment
 }

@@ -69,6 +69,7 @@ func TestChurnRefuses(t *testing.T) {
 		"no GPU":      {func(in *Input, _ *ChurnOptions) { in.Nodes = nil }, "the cluster has no GPUs: give at least one node with a GPU"},
 		"load":        {func(_ *Input, o *ChurnOptions) { o.Load = math.NaN() }, "a load of NaN is not above 0 and at most 100"},
 		"time scale":  {func(_ *Input, o *ChurnOptions) { o.TimeScale = -1 }, "a time scale of -1 is not above 0 and at most 1000"},
+		"reserve":     {func(_ *Input, o *ChurnOptions) { o.ReserveAfter = -1 }, "keeping places after -1 seconds: give 0 or more"},
 		"passes":      {func(_ *Input, o *ChurnOptions) { o.Passes = 1001 }, "a number of 1001 passes is not above 0 and at most 1000"},
 		"arrivals": {func(in *Input, o *ChurnOptions) { in.Tasks, o.Passes = slices.Repeat(in.Tasks, 200), 1000 },
 			"1000 passes of 12000 tasks are more than 1e+07 arrivals: give fewer passes"},
@@ -98,7 +99,7 @@ func TestChurnDeterministic(t *testing.T) {
 	for _, name := range policy.Names() {
 		for _, distribution := range []string{DistributionTrace, DistributionOnline} {
 			t.Run(name+"/"+distribution, func(t *testing.T) {
-				o := ChurnOptions{Policy: name, Seed: 7, Load: 1.1, Passes: 5, Distribution: distribution}
+				o := ChurnOptions{Policy: name, Seed: 7, Load: 1.1, Passes: 5, Distribution: distribution, ReserveAfter: 500}
 				var progress []int
 				o.Progress = func(done, total int) { progress = append(progress, done, total) }
 				run := func(nodes []Node) ChurnResult {
@@ -133,6 +134,7 @@ func TestChurnConserves(t *testing.T) {
 		o := ChurnOptions{
 			Policy: rapid.SampledFrom(policy.Names()).Draw(t, "policy"), Seed: rapid.Uint64().Draw(t, "seed"),
 			Load: rapid.Float64Range(0.1, 1.5).Draw(t, "load"), TimeScale: rapid.Float64Range(0.3, 3).Draw(t, "scale"), Passes: 3,
+			ReserveAfter: rapid.SampledFrom([]float64{0, 1, 100, 1e9}).Draw(t, "reserve"),
 		}
 		require.NoError(t, validateChurn(&in, &o))
 		c, err := newChurn(&in, &o)
@@ -150,6 +152,7 @@ func TestChurnConserves(t *testing.T) {
 		}
 		require.Equal(t, empty, c.books.use(), "the cluster is empty again")
 		require.Zero(t, c.allocated)
+		require.Empty(t, c.claims.list)
 		require.Equal(t, c.cluster.milli, c.cluster.free.GPUMilli)
 		for rank := range in.Nodes {
 			require.Zero(t, c.cluster.states[c.cluster.of[rank]].kinds)
@@ -193,21 +196,68 @@ func check(t *rapid.T, c *churn, in *Input, empty []NodeUse) {
 	}
 	require.Equal(t, want, c.books.use())
 	require.Equal(t, allocated, c.allocated)
-	require.Equal(t, c.cluster.milli-allocated, c.cluster.free.GPUMilli)
+	closed := checkClaims(t, c)
+	require.Equal(t, c.cluster.milli-allocated-closed, c.cluster.free.GPUMilli)
 	var fragmented float64
 	for rank := range want {
 		s := c.cluster.states[c.cluster.of[rank]]
-		require.Equal(t, c.books.shape(int32(rank)), s.shape)
+		require.Equal(t, c.shape(int32(rank)), s.shape)
 		if c.cluster.byKind {
 			require.Equal(t, kinds[rank], s.kinds)
 		}
-		fragmented += c.fragment.Score(&pack.Candidate{Before: &s.shape, After: &pack.Shape{}})
+		free := c.books.shape(int32(rank))
+		fragmented += c.fragment.Score(&pack.Candidate{Before: &free, After: &pack.Shape{}})
 		for class, ids := range c.waiting {
 			require.False(t, len(ids) > 0 && s.shape.Fits(&c.requests[class]), "a task waits that would fit")
 		}
 	}
 	require.InDelta(t, fragmented, c.fragmented, 1e-6)
-	require.LessOrEqual(t, c.fragmented, float64(c.cluster.free.GPUMilli)+1e-6)
+	require.LessOrEqual(t, c.fragmented, float64(c.cluster.milli-allocated)+1e-6)
+}
+
+// checkClaims sees to it that each claim comes true once those leave that it waits for, whatever others have been given, and returns
+// what is closed of the free GPUs.
+func checkClaims(t *rapid.T, c *churn) int64 {
+	cs := &c.claims
+	claimed, gpus, owed := make([]int, len(cs.claimed)), 0, 0
+	var closed int64
+	for _, cl := range cs.list {
+		r := &c.requests[cl.class]
+		claimed[cl.class]++
+		gpus += cs.size(r)
+		require.Same(t, cl, cs.at[cl.rank], "one claim a node")
+		require.Len(t, cl.gpus, r.Count())
+		n := &c.books.nodes[cl.rank]
+		require.True(t, !r.WantsGPU() || r.Accepts(n.Model))
+		then := roomOf(n)
+		for _, id := range cl.leaving {
+			require.Contains(t, c.on[cl.rank], id)
+			then.add(c, id, 1)
+		}
+		require.GreaterOrEqual(t, then.cpu, r.CPUMilli)
+		require.GreaterOrEqual(t, then.memory, r.MemoryMiB)
+		for _, g := range cl.gpus {
+			require.GreaterOrEqual(t, then.milli[g], r.MilliOn(0))
+			closed += int64(n.Milli[g])
+		}
+		require.False(t, c.ready(cl) && len(cl.leaving) == 0, "what is free is not kept")
+	}
+	require.Equal(t, claimed, cs.claimed)
+	require.Equal(t, gpus, cs.gpus)
+	require.True(t, len(cs.list) < 2 || gpus <= cs.most)
+	for class, n := range cs.overdue {
+		require.LessOrEqual(t, cs.claimed[class], n)
+		overdue := 0
+		for _, id := range c.waiting[class] {
+			if int(id) < cs.next {
+				overdue++
+			}
+		}
+		require.Equal(t, overdue, n)
+		owed += n - cs.claimed[class]
+	}
+	require.Equal(t, owed, cs.owed)
+	return closed
 }
 
 // Tasks of one class start in the order in which they came.
@@ -263,6 +313,44 @@ func TestChurnQueue(t *testing.T) {
 		}
 		assert.Equal(t, []float64{0, 0, 35, 10, 30, 31}, started)
 	}
+}
+
+// A task that has waited for long gets the node that empties soonest, and what would delay it stays out.
+func TestChurnKeepsAPlace(t *testing.T) {
+	share := pack.Request{CPUMilli: 1000, GPUs: 1}
+	in := Input{
+		Nodes: []Node{{Name: "a", CPUMilli: 8000, GPUs: 2, Model: "T4"}, {Name: "b", CPUMilli: 8000, GPUs: 2, Model: "T4"}},
+		Tasks: []Task{{Request: share, Duration: 10}, {Request: pack.Request{CPUMilli: 1000, GPUs: 2}, Duration: 10}},
+	}
+	started := func(after float64) []float64 {
+		c, err := newChurn(&in, &ChurnOptions{Policy: "best-fit", Load: 1, TimeScale: 1, Passes: 1, ReserveAfter: after})
+		require.NoError(t, err)
+		c.visits = nil
+		visit := func(task int32, arrival, remaining float64) {
+			c.visits = append(c.visits, visit{task: task, arrival: arrival, remaining: remaining, started: -1})
+		}
+		// One node is held for long, the other by two that leave one after the other.
+		visit(0, -500, 1000)
+		visit(0, -500, 1000)
+		visit(0, 0, 100)
+		visit(0, 0, 200)
+		visit(1, 1, 10)
+		for at := range 9 {
+			visit(0, 50+float64(at)*50, 120)
+		}
+		for c.step(math.Inf(1)) {
+		}
+		var out []float64
+		for i := range c.visits {
+			out = append(out, c.visits[i].started)
+		}
+		return out
+	}
+	kept, open := started(60), started(0)
+	assert.Equal(t, 200.0, kept[4], "when both have left")
+	assert.Equal(t, 210.0, kept[5], "what came before it was late enough waits for it")
+	assert.Greater(t, open[4], 400.0, "small ones follow upon each other")
+	assert.Equal(t, 100.0, open[5])
 }
 
 func TestLargeMilli(t *testing.T) {

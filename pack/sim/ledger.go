@@ -33,8 +33,8 @@ func newLedger(nodes []Node) *ledger {
 }
 
 // take gives the request its part of the node at the spot and returns the indexes of its GPUs: of equal ones the first,
-// as pack.Chooser does.
-func (l *ledger) take(at spot, r *pack.Request) []int {
+// as pack.Chooser does. None of the GPUs closed is given.
+func (l *ledger) take(at spot, r *pack.Request, closed ...int) []int {
 	var gpus []int
 	free := pack.WholeMilli
 	if r.IsShare() {
@@ -44,7 +44,7 @@ func (l *ledger) take(at spot, r *pack.Request) []int {
 		if len(gpus) == r.Count() {
 			break
 		}
-		if milli == free {
+		if milli == free && !slices.Contains(closed, g) {
 			gpus = append(gpus, g)
 		}
 	}
@@ -70,8 +70,9 @@ func (l *ledger) free(rank int32, r *pack.Request, gpus []int, times int) {
 }
 
 // shape is what a policy sees of the node.
-func (l *ledger) shape(rank int32) pack.Shape {
-	n := &l.nodes[rank]
+func (l *ledger) shape(rank int32) pack.Shape { return shapeOf(&l.nodes[rank]) }
+
+func shapeOf(n *NodeUse) pack.Shape {
 	s := pack.Shape{CPUMilli: n.FreeCPUMilli, MemoryMiB: n.FreeMemoryMiB, Len: len(n.Milli)}
 	if s.Len > 0 {
 		s.Model = n.Model
