@@ -17,7 +17,8 @@ import (
 // GPUPack puts a request where what it leaves is worth most for what is to come. A node's state is worth what tasks drawn from
 // the distribution of classes would get of its GPUs, if they came to this node one after the other and were placed while they
 // fit: the mean over a fixed set of drawn sequences. It sees that CPU runs out before GPUs do, or the other way round, and
-// which rests of GPUs add up.
+// which rests of GPUs add up. Where tasks leave, what is free is never filled for good, so that it also counts what the very next
+// task could not use of it: the fragment of FGD.
 //
 // A placement's score is the worth after it less the worth before it, and from that is taken
 //
@@ -57,6 +58,9 @@ const (
 	fullness = 0.01
 	// breaking is what a whole GPU that a share breaks up counts against it, in milli-GPU. It decides between equals.
 	breaking = 3
+	// fragmentWeight is what a milli-GPU that the next task cannot use counts against a state where tasks leave, beside the 1 that
+	// it counts if none of the tasks to come can.
+	fragmentWeight = 4
 	// mostExpensive bounds prices, in e-folds.
 	mostExpensive = 5
 )
@@ -95,6 +99,7 @@ func (g *GPUPack) outlook() *outlook {
 		return o
 	}
 	o := newOutlook(classes, supply)
+	o.turnover = g.turnover
 	if c := g.cluster.Load(); c != nil {
 		o.reserve(*c, g.turnover)
 	}
@@ -107,6 +112,8 @@ type outlook struct {
 	classes *pack.Classes
 	supply  *Supply
 	kinds   []kind
+	// turnover is true where tasks leave.
+	turnover bool
 	// mean is what one task asks of all GPUs, in milli-GPU.
 	mean float64
 	// drawn holds the sequences, one after the other.
@@ -334,6 +341,9 @@ func (o *outlook) value(s *pack.Shape) float64 {
 		k.accepted, accepts = o.accept(s.Model)
 	}
 	v = o.got(&k, accepts)
+	if o.turnover {
+		v -= fragmentWeight * expectedFragment(s, o.classes.List)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.worth) >= mostRemembered {

@@ -45,6 +45,18 @@ func TestGPUPackPrefers(t *testing.T) {
 		onUsed := place(p, r, used, shape(56_000, 1000, 1000, 1000, 1000, 1000, 1000, 0, 0), 1000)
 		assert.Greater(t, onUsed, onIdle)
 	})
+	t.Run("where tasks leave, not the last CPU beside free GPUs", func(t *testing.T) {
+		// What all tasks to come get of a node is the same on both, but only one has a place for the next.
+		long := pack.Class{Request: pack.Request{CPUMilli: 16_000, GPUs: 1}, Weight: 1}
+		fits, strands := shape(20_000, 1000), shape(16_000, 1000, 1000)
+		r := &pack.Request{CPUMilli: 4000}
+		margin := func(turnover bool) float64 {
+			p := NewGPUPack(pack.FixedDistribution([]pack.Class{long}))
+			p.SetTurnover(turnover)
+			return place(p, r, fits, shape(16_000, 1000), 0) - place(p, r, strands, shape(12_000, 1000, 1000), 0)
+		}
+		assert.Greater(t, margin(true), 2*margin(false))
+	})
 	t.Run("not the model that others cannot do without", func(t *testing.T) {
 		only := wholes
 		only.Request.Models = []string{"H100"}

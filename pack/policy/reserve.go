@@ -55,7 +55,7 @@ const (
 	leastChance = 0.01
 	// turnoverChance is the least for a room where tasks leave. Then what is broken up by small tasks, which follow upon each
 	// other, does not come back, however much of it there was, and the large task that comes in the end waits for all of them.
-	turnoverChance = 0.1
+	turnoverChance = 0.03
 )
 
 // SetTurnover implements TurnoverAware.
@@ -122,6 +122,14 @@ func (o *outlook) reserve(cluster []stock, turnover bool) func(*pack.Shape) bool
 			}
 		}
 	}
+	// In a cluster in which tasks come and leave, as many come while one stays as the cluster holds. So many more or fewer of a class
+	// there can be at one time than at another.
+	var capacity float64
+	if o.supply != nil {
+		for _, n := range *o.supply {
+			capacity += float64(n) * pack.WholeMilli
+		}
+	}
 	var scarce []room
 	for i := range o.rooms {
 		r := o.rooms[i]
@@ -134,7 +142,11 @@ func (o *outlook) reserve(cluster []stock, turnover bool) func(*pack.Shape) bool
 		}
 		demand := free / o.mean * each
 		// Arrivals are as good as independent, so the variance of demand is its mean; a little more keeps it above 0.
-		deviation := math.Sqrt(demand + 0.1)
+		variance := demand
+		if turnover {
+			variance += capacity / o.mean * each
+		}
+		deviation := math.Sqrt(variance + 0.1)
 		chance := math.Erfc((count[i]-0.5-demand-reserveMargin*deviation)/deviation/math.Sqrt2) / 2
 		if turnover {
 			chance = max(chance, turnoverChance)

@@ -32,9 +32,12 @@ func TestRoomHasItsPrice(t *testing.T) {
 	single := pack.Class{Request: pack.Request{CPUMilli: 4000, GPUs: 1}, Weight: 0.99}
 	eight := pack.Class{Request: pack.Request{CPUMilli: 90_000, GPUs: 8}, Weight: 0.01}
 	after := shape(92_000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 0)
-	price := func(turnover bool, count int) float64 {
+	price := func(turnover bool, count int, gpus ...int) float64 {
 		p := NewGPUPack(pack.FixedDistribution([]pack.Class{single, eight}))
 		p.SetTurnover(turnover)
+		for _, n := range gpus {
+			p.SetSupply(Supply{"A100": n})
+		}
 		// Nodes with too little CPU for the task of eight GPUs are free GPUs, but no room.
 		p.SetCluster(func(yield func(*pack.Shape, int) bool) {
 			for s, n := range nodes(count, idle(96_000)) {
@@ -51,6 +54,9 @@ func TestRoomHasItsPrice(t *testing.T) {
 	assert.Greater(t, price(false, 1), price(false, 4))
 	assert.InDelta(t, turnoverChance*8000, price(true, 100), 1e-9, "what is broken up does not come back")
 	assert.InDelta(t, price(false, 1), price(true, 1), 1e-9)
+	// Of 10,000 GPUs' worth of tasks 93 ask for eight, so that 10 more of them at a time are nothing rare, and 20 are.
+	assert.Greater(t, price(true, 20, 10_000), 10*price(true, 200, 10_000), "how many there are at a time varies")
+	assert.InDelta(t, price(false, 20), price(false, 20, 10_000), 1e-9, "not where none leaves")
 }
 
 // Two classes that fit on the same nodes see each other, though each asks for more of something.
