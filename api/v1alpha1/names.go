@@ -46,7 +46,24 @@ const (
 	AnnotationTopologyRequired = GroupName + "/topology-required"
 	// AnnotationOnMemberLoss is a MemberLossPolicy.
 	AnnotationOnMemberLoss = GroupName + "/on-member-loss"
+	// AnnotationMaxRestarts is how many repairs gpupack-controller makes before it leaves the gang as it is, 0 or more.
+	AnnotationMaxRestarts = GroupName + "/max-restarts"
 )
+
+// Annotations that gpupack-controller writes on a PodGroup.
+const (
+	// AnnotationRestarts counts the repairs since the gang last ran well. Whoever removes it lets the count begin anew.
+	AnnotationRestarts = GroupName + "/restarts"
+	// AnnotationRepair holds the last repair in JSON, see convert.Repair.
+	AnnotationRepair = GroupName + "/repair"
+)
+
+// AnnotationReplaces is what gpupack-controller writes on a pod that it made in place of a lost one: the UID of that one.
+const AnnotationReplaces = GroupName + "/replaces"
+
+// LabelRepairOf marks a PodTemplate in which gpupack-controller keeps a pod that it is about to make anew. Its value is the
+// name of the PodGroup.
+const LabelRepairOf = GroupName + "/repair-of"
 
 // MemberLossPolicy is what happens to a gang when a member, its node or its GPU is lost.
 type MemberLossPolicy string

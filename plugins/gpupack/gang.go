@@ -305,7 +305,9 @@ func (p *Plugin) gang(name types.NamespacedName) (*gang, error) {
 	g := &gang{name: name, group: group}
 	for _, obj := range objects {
 		pod, ok := obj.(*corev1.Pod)
-		if !ok || convert.IsTerminal(pod) {
+		// One that is being deleted will soon be none: with it as a member, some of a gang that is made anew could start
+		// without the others.
+		if !ok || convert.IsTerminal(pod) || pod.DeletionTimestamp != nil {
 			continue
 		}
 		if pod.Spec.NodeName == "" {
