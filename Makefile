@@ -40,7 +40,7 @@ help: ## Print this.
 build: ## Build the programs into bin/, static and stamped with the version.
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(call stamp,$(KUBERNETES_VERSION)+gpupack-$(VERSION))' -o bin/ ./cmd/gpupack-scheduler
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(call stamp,$(VERSION))' -o bin/ ./cmd/gpupack-agent ./cmd/kubectl-gpupack
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(call stamp,$(VERSION))' -o bin/ ./cmd/gpupack-agent ./cmd/gpupack-controller ./cmd/kubectl-gpupack
 
 .PHONY: test
 test: test-deps ## Run all tests under the race detector.
