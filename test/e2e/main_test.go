@@ -12,14 +12,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gpupack/gpupack/test/controller"
 	"github.com/gpupack/gpupack/test/embedded"
 	"github.com/gpupack/gpupack/test/scheduler"
 )
 
 func TestMain(m *testing.M) {
-	if err := scheduler.Build(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+	for _, build := range []func() error{scheduler.Build, controller.Build} {
+		if err := build(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	os.Exit(embedded.RunMain(m, embedded.Options{ControllerManager: true, Kwok: true}))
 }
@@ -30,6 +33,9 @@ var install sync.Once
 func controlPlane(t *testing.T) *embedded.ControlPlane {
 	t.Helper()
 	cp := embedded.Get(t)
-	install.Do(func() { require.NoError(t, scheduler.Install(t.Context(), cp)) })
+	install.Do(func() {
+		require.NoError(t, scheduler.Install(t.Context(), cp))
+		require.NoError(t, controller.Install(t.Context(), cp))
+	})
 	return cp
 }
