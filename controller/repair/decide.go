@@ -5,6 +5,7 @@ package repair
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -23,6 +24,8 @@ type decision struct {
 	keep []*loss
 	// again is when to look again, 0 for when something changes.
 	again time.Duration
+	// unsettled says that a loss is not on record yet.
+	unsettled bool
 	// recovered is how long the gang was not whole, where that has just ended.
 	recovered time.Duration
 }
@@ -84,7 +87,7 @@ func (g *gang) see(d *decision, lost []*loss) {
 	// Creation times are in seconds. Once the second of the youngest member is over, they tell its members from those
 	// that will be made in their place.
 	if rest := time.Second - g.now.Sub(g.youngest()); rest > 0 {
-		d.again = rest
+		d.again, d.unsettled = rest, true
 		return
 	}
 	restarts := g.restarts()
@@ -105,7 +108,7 @@ func (g *gang) see(d *decision, lost []*loss) {
 		return
 	}
 	for _, l := range lost {
-		if isBare(l.pod) {
+		if isBare(l.pod) && !slices.Contains(g.vanished, l.pod) {
 			d.keep = append(d.keep, l)
 		}
 	}

@@ -41,6 +41,8 @@ type gang struct {
 	repair *convert.Repair
 	// pods by name.
 	pods []*corev1.Pod
+	// vanished have failed, and exist no more.
+	vanished []*corev1.Pod
 	// nodes of the pods; one that does not exist is not there.
 	nodes map[string]*corev1.Node
 	gpus  map[string]*v1alpha1.GPUNode
@@ -194,6 +196,11 @@ func (g *gang) losses() (lost []*loss, again time.Duration) {
 			lost = append(lost, l)
 		}
 		again = sooner(again, in)
+	}
+	for _, pod := range g.vanished {
+		if l, _ := g.loss(pod); l != nil {
+			lost = append(lost, l)
+		}
 	}
 	return lost, again
 }

@@ -13,6 +13,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -67,6 +68,8 @@ type Reconciler struct {
 	Schedulers []string
 	Workers    int
 	Options    Options
+
+	failures failures
 }
 
 // SetupWithManager makes the manager run it. The manager's cache must be indexed by package members.
@@ -74,7 +77,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("repair").
 		For(&schedulingv1alpha1.PodGroup{}).
-		Watches(&corev1.Pod{}, members.Handler()).
+		Watches(&corev1.Pod{}, r.podHandler()).
 		Watches(&corev1.Node{}, r.groupsOnNode(), builder.WithPredicates(nodeChanged())).
 		Watches(&v1alpha1.GPUNode{}, r.groupsOnNode(), builder.WithPredicates(healthChanged())).
 		Watches(&corev1.PodTemplate{}, groupOfKept()).
@@ -84,9 +87,18 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 
 // Reconcile brings one gang's repair forward.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	failed := r.failures.of(req.NamespacedName)
 	g, err := r.read(ctx, req)
+	if g == nil && client.IgnoreNotFound(err) == nil {
+		r.failures.forget(req.NamespacedName, failed)
+	}
 	if err != nil || g == nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	for _, pod := range failed {
+		if !slices.ContainsFunc(g.pods, func(p *corev1.Pod) bool { return p.UID == pod.UID }) {
+			g.vanished = append(g.vanished, pod)
+		}
 	}
 	// What was kept is made anew whatever the policy says now.
 	again, err := r.settle(ctx, g)
@@ -106,6 +118,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			return ctrl.Result{RequeueAfter: members.Delay}, nil
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !d.unsettled {
+		r.failures.forget(req.NamespacedName, failed)
 	}
 	return ctrl.Result{RequeueAfter: sooner(again, d.again)}, nil
 }

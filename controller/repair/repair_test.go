@@ -239,6 +239,36 @@ func TestYoungGangWaits(t *testing.T) {
 	require.Equal(t, time.Second, d.again)
 }
 
+// Operators delete a failed pod at once, and make another.
+func TestVanishedFailure(t *testing.T) {
+	g := newGang(member("a"), member("b"))
+	g.vanished = []*corev1.Pod{member("c", failed(time.Second))}
+	d := g.decide()
+	require.Equal(t, convert.RepairWaiting, d.repair.State)
+	require.Equal(t, "c", d.repair.Member)
+	require.Empty(t, d.keep, "somebody has deleted it")
+	g.pods[0].CreationTimestamp = ago(0)
+	d = g.decide()
+	require.Nil(t, d.repair)
+	require.True(t, d.unsettled, "it must be remembered")
+}
+
+func TestFailures(t *testing.T) {
+	var f failures
+	a, b := member("a"), member("b")
+	for _, pod := range []*corev1.Pod{b, a} {
+		pod.Labels = map[string]string{v1alpha1.LabelPodGroup: "train"}
+		f.add(pod)
+		f.add(pod)
+	}
+	group := types.NamespacedName{Name: "train"}
+	require.Equal(t, []*corev1.Pod{a, b}, f.of(group))
+	f.forget(group, []*corev1.Pod{a})
+	require.Equal(t, []*corev1.Pod{b}, f.of(group))
+	f.forget(group, []*corev1.Pod{b})
+	require.Empty(t, f.byGroup)
+}
+
 func TestLimit(t *testing.T) {
 	g := newGang(member("a"), member("b", onNode("bad")))
 	g.group.Annotations[v1alpha1.AnnotationRestarts] = "3"

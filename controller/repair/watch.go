@@ -37,6 +37,22 @@ func (r *Reconciler) groupsOnNode() handler.EventHandler {
 	})
 }
 
+// podHandler enqueues the gang of a pod, and remembers pods that fail, since their owners may delete them at once.
+func (r *Reconciler) podHandler() handler.EventHandler {
+	funcs := members.Handler().(handler.Funcs)
+	update := funcs.UpdateFunc
+	funcs.UpdateFunc = func(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		before, _ := e.ObjectOld.(*corev1.Pod)
+		after, _ := e.ObjectNew.(*corev1.Pod)
+		if before != nil && after != nil && before.Status.Phase != corev1.PodFailed && after.Status.Phase == corev1.PodFailed &&
+			after.DeletionTimestamp == nil && slices.Contains(r.Schedulers, after.Spec.SchedulerName) {
+			r.failures.add(after)
+		}
+		update(ctx, e, q)
+	}
+	return funcs
+}
+
 // groupOfKept enqueues the gang whose member a PodTemplate keeps.
 func groupOfKept() handler.EventHandler {
 	enqueue := func(q workqueue.TypedRateLimitingInterface[reconcile.Request], obj client.Object) {
