@@ -32,4 +32,6 @@ check_modules . ./... tool
 check_modules test/tools tool
 check_modules test/embedded/tools/etcd ./...
 check_modules test/embedded/tools/kwok tool
+check_modules test/embedded/tools/jobset tool
+check_modules test/embedded/tools/training-operator tool
 check_modules test/html -test ./...

@@ -6,11 +6,9 @@
 package controller
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -20,7 +18,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -37,9 +34,7 @@ const user = "system:serviceaccount:gpupack-system:gpupack-controller"
 
 // Controller is a running gpupack-controller.
 type Controller struct {
-	cmd     *exec.Cmd
-	log     *logBuffer
-	exited  chan struct{}
+	*Process
 	metrics string
 
 	// hold, where set, is asked for each request whether it must wait until the process ends.
@@ -85,7 +80,7 @@ func Start(t testing.TB, cp *embedded.ControlPlane, args ...string) *Controller 
 	t.Helper()
 	path, err := build()
 	require.NoError(t, err)
-	c := &Controller{log: &logBuffer{}, exited: make(chan struct{})}
+	c := &Controller{Process: newProcess()}
 	proxy, err := c.proxy(cp.ConfigFor(user, "system:serviceaccounts", "system:serviceaccounts:gpupack-system"))
 	require.NoError(t, err)
 	t.Cleanup(proxy.Close)
@@ -95,61 +90,19 @@ func Start(t testing.TB, cp *embedded.ControlPlane, args ...string) *Controller 
 		Contexts:       map[string]*clientcmdapi.Context{"c": {Cluster: "c"}},
 		CurrentContext: "c",
 	}, kubeconfig))
-	probes, err := freeAddress()
-	require.NoError(t, err)
-	c.metrics, err = freeAddress()
-	require.NoError(t, err)
-	c.cmd = exec.Command(path, append([]string{"--kubeconfig=" + kubeconfig, "--leader-elect=false",
+	probes := FreeAddress(t)
+	c.metrics = FreeAddress(t)
+	c.launch(t, path, []string{"GORACE=halt_on_error=1"}, append([]string{"--kubeconfig=" + kubeconfig, "--leader-elect=false",
 		"--metrics-bind-address=" + c.metrics, "--health-probe-bind-address=" + probes, "-v=2"}, args...)...)
-	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
-	c.cmd.SysProcAttr = endWithParent()
-	c.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1")
-	require.NoError(t, c.cmd.Start())
-	go func() {
-		_ = c.cmd.Wait()
-		close(c.exited)
-	}()
 	t.Cleanup(func() {
 		c.Kill()
 		log := c.Log()
 		require.NotContains(t, log, "DATA RACE", "the race detector spoke")
 		require.NotContains(t, log, "panic: ", "the controller panicked")
 		require.NotContains(t, log, "forbidden", "the controller lacks a right")
-		if t.Failed() {
-			t.Logf("end of the controller's log:\n%s", log[max(0, len(log)-8<<10):])
-		}
 	})
-	require.Eventually(t, func() bool {
-		select {
-		case <-c.exited:
-			return true
-		default:
-		}
-		return get(probes+"/readyz") != nil
-	}, time.Minute, 50*time.Millisecond, "the controller did not become ready")
-	select {
-	case <-c.exited:
-		require.Fail(t, "the controller ended", c.Log())
-	default:
-	}
+	c.AwaitReady(t, probes)
 	return c
-}
-
-// Kill ends the process at once, as a crash would.
-func (c *Controller) Kill() {
-	_ = c.cmd.Process.Signal(syscall.SIGKILL)
-	<-c.exited
-}
-
-// Stop asks the process to end and waits until it has.
-func (c *Controller) Stop(t testing.TB) {
-	t.Helper()
-	require.NoError(t, c.cmd.Process.Signal(syscall.SIGTERM))
-	select {
-	case <-c.exited:
-	case <-time.After(30 * time.Second):
-		require.Fail(t, "the controller goes on after SIGTERM")
-	}
 }
 
 // Hold makes every request for which match returns true wait until the process has ended; the API server never gets it.
@@ -162,9 +115,6 @@ func (c *Controller) Metrics(t testing.TB) string {
 	require.NotNil(t, body, "no metrics")
 	return string(body)
 }
-
-// Log returns what the process has printed.
-func (c *Controller) Log() string { return c.log.String() }
 
 func (c *Controller) proxy(config *rest.Config) (*httptest.Server, error) {
 	transport, err := rest.TransportFor(config)
@@ -203,30 +153,4 @@ func get(address string) []byte {
 		return nil
 	}
 	return body
-}
-
-func freeAddress() (string, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
-}
-
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -76,7 +76,10 @@ func run(ctx context.Context, opts options) error {
 		if _, err := embedded.Build(ctx, os.Stdout); err != nil {
 			return err
 		}
-		_, err := embedded.BuildKubectl(ctx, os.Stdout)
+		if _, err := embedded.BuildKubectl(ctx, os.Stdout); err != nil {
+			return err
+		}
+		_, err := embedded.BuildOperators(ctx, os.Stdout)
 		return err
 	case opts.keep:
 		return keep(ctx, opts)

@@ -18,7 +18,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, build := range []func() error{scheduler.Build, controller.Build} {
+	buildOperators := func() error {
+		_, err := operators()
+		return err
+	}
+	for _, build := range []func() error{scheduler.Build, controller.Build, buildOperators} {
 		if err := build(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -6,6 +6,7 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +50,10 @@ var (
 	etcdTool = tool{Etcd, "go.etcd.io/etcd/server/v3", ".", "test/embedded/tools/etcd"}
 	kwokTool = tool{Kwok, "sigs.k8s.io/kwok", "sigs.k8s.io/kwok/cmd/kwok", "test/embedded/tools/kwok"}
 
+	jobSetTool           = tool{"jobset", "sigs.k8s.io/jobset", "sigs.k8s.io/jobset", "test/embedded/tools/jobset"}
+	trainingOperatorTool = tool{"training-operator", "github.com/kubeflow/training-operator",
+		"github.com/kubeflow/training-operator/cmd/training-operator.v1", "test/embedded/tools/training-operator"}
+
 	apiServerTool         = kubernetesTool(APIServer)
 	controllerManagerTool = kubernetesTool(ControllerManager)
 	kubectlTool           = kubernetesTool("kubectl")
@@ -76,6 +81,44 @@ func BuildKubectl(ctx context.Context, progress io.Writer) (string, error) {
 		return "", err
 	}
 	return paths[0], nil
+}
+
+// Operators are controllers of other projects whose gangs gpupack places: the paths of their programs, and the folders of their
+// modules, which have their CRDs.
+type Operators struct {
+	JobSet, JobSetDir                     string
+	TrainingOperator, TrainingOperatorDir string
+}
+
+// BuildOperators is Build for operators.
+func BuildOperators(ctx context.Context, progress io.Writer) (Operators, error) {
+	paths, err := build(ctx, progress, jobSetTool, trainingOperatorTool)
+	if err != nil {
+		return Operators{}, err
+	}
+	o := Operators{JobSet: paths[0], TrainingOperator: paths[1]}
+	if o.JobSetDir, err = moduleDir(ctx, jobSetTool); err != nil {
+		return Operators{}, err
+	}
+	o.TrainingOperatorDir, err = moduleDir(ctx, trainingOperatorTool)
+	return o, err
+}
+
+// moduleDir returns the folder of a tool's module, which it downloads if need be.
+func moduleDir(ctx context.Context, t tool) (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", t.module)
+	cmd.Dir = filepath.Join(root, t.dir)
+	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
+	out, err := cmd.Output()
+	var module struct{ Dir, Error string }
+	if jsonErr := json.Unmarshal(out, &module); jsonErr != nil || module.Dir == "" {
+		return "", fmt.Errorf("download %s: %w", t.module, errors.Join(err, jsonErr, errors.New(module.Error)))
+	}
+	return module.Dir, nil
 }
 
 func build(ctx context.Context, progress io.Writer, tools ...tool) ([]string, error) {
