@@ -44,11 +44,10 @@ func main() {
 
 // options are the command line's.
 type options struct {
-	plan     plan
-	bench    bench
-	format   string
-	into     string
-	profiles string
+	plan   plan
+	bench  bench
+	format string
+	into   string
 }
 
 func parse(args []string) (*options, error) {
@@ -126,7 +125,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	for _, path := range []string{shipped, o.bench.programs.ours, o.bench.programs.stock} {
+	for _, path := range []string{shipped, shippedPod, o.bench.programs.ours, o.bench.programs.stock} {
 		if _, err := os.Stat(path); err != nil {
 			return fmt.Errorf("%w: run this by make bench-gang, at the root of the checkout", err)
 		}
@@ -141,7 +140,7 @@ func run(ctx context.Context, args []string) error {
 	if err := b.measure(ctx, &o.plan); err != nil {
 		return err
 	}
-	r := b.results.report(&o.plan, b, time.Since(start))
+	r := b.report(&o.plan, time.Since(start))
 	return r.Print(o.format, o.into)
 }
 

@@ -12,8 +12,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/gpupack/gpupack/test/embedded"
 )
 
@@ -320,20 +318,11 @@ func (b *bench) profile(ctx context.Context, s *scheduler, name string) {
 // say tells of a run that is over.
 func (b *bench) say(k key, s *sample) {
 	fmt.Fprintf(b.out, "%s  %-10s %5d nodes  %4d  %-8s %-18s %.0f/%.0f bound, %.2f s from the last, %.2f s from the first, "+
-		"CPU %.2f s (API server %.2f s), %.2f calls a pod, %.0f attempts, cycles %.2f s\n",
-		time.Now().Format(time.TimeOnly), k.part, k.nodes, k.size, k.how, k.kind, s.bound, s.wanted, s.fromLast, s.fromFirst, s.cpu, s.serverCPU, s.calls, s.attempts, s.cycles)
+		"CPU %.2f s (API server %.2f s), %.2f calls a pod (%.2f bindings, %.2f patches, %.2f events), %.0f attempts, cycles %.2f s, binding %.2f s\n",
+		time.Now().Format(time.TimeOnly), k.part, k.nodes, k.size, k.how, k.kind, s.bound, s.wanted, s.fromLast, s.fromFirst, s.cpu, s.serverCPU, s.calls, s.bindings, s.patches, s.events, s.attempts, s.cycles, s.binding)
 }
 
 func (b *bench) record(k key, s sample) {
 	b.say(k, &s)
 	b.results.add(k, s)
-}
-
-// podsOf counts the pods that exist.
-func (b *bench) podsOf(ctx context.Context) (int, error) {
-	list, err := b.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{ResourceVersion: "0"})
-	if err != nil {
-		return 0, err
-	}
-	return len(list.Items), nil
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -51,8 +52,23 @@ type programs struct{ ours, stock string }
 // limits are the limits of a scheduler's client, requests a second.
 type limits struct{ qps, burst int }
 
-// shipped is the configuration that gpupack-scheduler is installed with.
-const shipped = "manifests/base/scheduler-config.yaml"
+// shipped is the configuration that gpupack-scheduler is installed with, and shippedPod what it runs in.
+const (
+	shipped    = "manifests/base/scheduler-config.yaml"
+	shippedPod = "manifests/base/scheduler.yaml"
+)
+
+// gates finds the feature gates that gpupack-scheduler is installed with.
+var gates = regexp.MustCompile(`(?m)^\s*-\s*["']?(--feature-gates=[^\s"']+)`)
+
+// gatesOf returns the flags with feature gates in a manifest.
+func gatesOf(manifest []byte) []string {
+	var flags []string
+	for _, match := range gates.FindAllSubmatch(manifest, -1) {
+		flags = append(flags, string(match[1]))
+	}
+	return flags
+}
 
 // permitSeconds is how long coscheduling holds members that wait for others.
 type permitSeconds int
@@ -148,12 +164,19 @@ func startScheduler(k kind, p programs, dir, kubeconfig string, l limits, permit
 	}
 	defer log.Close()
 	program := p.stock
-	if k == ours {
-		program = p.ours
+	args := []string{
+		"--config=" + path, "--secure-port=" + s.port, "--bind-address=127.0.0.1", "--cert-dir=" + dir,
+		"--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
+		"--authorization-always-allow-paths=/readyz,/metrics,/debug/*",
 	}
-	s.cmd = exec.Command(program, "--config="+path, "--secure-port="+s.port, "--bind-address=127.0.0.1", "--cert-dir="+dir,
-		"--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
-		"--authorization-always-allow-paths=/readyz,/metrics,/debug/*")
+	if k == ours {
+		manifest, err := os.ReadFile(shippedPod)
+		if err != nil {
+			return nil, err
+		}
+		program, args = p.ours, append(args, gatesOf(manifest)...)
+	}
+	s.cmd = exec.Command(program, args...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us; we end it
 	endWithParent(s.cmd.SysProcAttr)
