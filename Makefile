@@ -62,6 +62,15 @@ bench-packing: ## Replay the openb traces in TRACES=FOLDER under each policy; fa
 bench-packing-scale: ## Measure what one placement costs in small and large clusters, from TRACES=FOLDER.
 	@go run ./test/bench/packingscale --traces '$(TRACES)' $(BENCHFLAGS)
 
+# Its programs run without the race detector, stamped as what they are built from: kube-scheduler derives its feature gates from that.
+.PHONY: bench-gang
+bench-gang: ## Time gangs beside coscheduling and the default profile, for about 40 minutes; fails if gpupack misses a goal.
+	@mkdir -p bin
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(call stamp,$(KUBERNETES_VERSION)+gpupack-$(VERSION))' -o bin/ ./cmd/gpupack-scheduler
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(call stamp,$(KUBERNETES_VERSION))' -o bin/coscheduling-scheduler ./test/bench/gang/coscheduling
+	@CGO_ENABLED=0 go build -trimpath -o bin/bench-gang ./test/bench/gang
+	@bin/bench-gang $(BENCHFLAGS)
+
 .PHONY: bench-docs
 bench-docs: ## Run both and put what they print into docs/benchmarks.
 	@status=0; \
