@@ -130,10 +130,10 @@ func (c *cluster) cpuOf(component string) float64 {
 }
 
 // each runs do for 0 to n-1, some at once.
-func each(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
+func each(ctx context.Context, n, atOnce int, do func(ctx context.Context, i int) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	var next atomic.Int64
-	for range min(n, creators) {
+	for range min(n, atOnce) {
 		group.Go(func() error {
 			for {
 				i := int(next.Add(1)) - 1
@@ -156,7 +156,7 @@ func (c *cluster) grow(ctx context.Context, n int) error {
 	}
 	first := c.nodes
 	fmt.Fprintf(c.out, "creating %d nodes\n", n-first)
-	err := each(ctx, n-first, func(ctx context.Context, i int) error {
+	err := each(ctx, n-first, creators, func(ctx context.Context, i int) error {
 		node, err := c.client.CoreV1().Nodes().Create(ctx, newNode(first+i), metav1.CreateOptions{})
 		if err != nil {
 			return err

@@ -96,6 +96,7 @@ func good(p *plan) results {
 				add(key{partGangs, nodes, size, string(how), ours}, 1, 1)
 				add(key{partGangs, nodes, size, string(how), coscheduling}, 3, 3)
 				add(key{partGangs, nodes, size, string(how), stock}, 1, 1)
+				add(key{partGangs, nodes, size, string(how), nobody}, 0.5, 0.5)
 			}
 		}
 	}

@@ -36,7 +36,12 @@ func main() {
 	defer stop()
 	klog.LogToStderr(false) // what matters is reported as an error
 	klog.SetOutput(io.Discard)
-	if err := run(ctx, os.Args[1:]); err != nil {
+	err := run(ctx, os.Args[1:])
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "gang: interrupted; nothing is left running")
+		os.Exit(130)
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "gang:", err)
 		os.Exit(1)
 	}
@@ -137,10 +142,12 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer b.stop()
-	if err := b.measure(ctx, &o.plan); err != nil {
-		return err
-	}
+	measureErr := b.measure(ctx, &o.plan)
 	r := b.report(&o.plan, time.Since(start))
+	if measureErr != nil {
+		// What was measured until then is not in vain, but it is nothing for a document.
+		return errors.Join(r.Write(os.Stdout, o.format), measureErr)
+	}
 	return r.Print(o.format, o.into)
 }
 

@@ -191,19 +191,21 @@ const settle = time.Second
 
 // account fills in what was used since before.
 func (b *bench) account(ctx context.Context, s *scheduler, before *usage, out *sample) error {
-	// Read first, since to be asked for metrics costs processor time.
-	cpu, err := cpuSeconds(s.cmd.Process.Pid)
-	if err != nil {
-		return err
-	}
-	if out.memory, err = peakMiB(s.cmd.Process.Pid); err != nil {
-		return err
+	if s != nil {
+		// Read first, since to be asked for metrics costs processor time.
+		cpu, err := cpuSeconds(s.cmd.Process.Pid)
+		if err != nil {
+			return err
+		}
+		out.cpu = cpu - before.cpu
+		if out.memory, err = peakMiB(s.cmd.Process.Pid); err != nil {
+			return err
+		}
 	}
 	after, err := b.usage(ctx, s)
 	if err != nil {
 		return err
 	}
-	out.cpu = cpu - before.cpu
 	out.serverCPU, out.etcdCPU, out.managerCPU = after.server-before.server, after.etcd-before.etcd, after.manager-before.manager
 	out.count(after.requests.since(before.requests), after.scheduler.since(before.scheduler))
 	return nil
@@ -281,6 +283,37 @@ func (b *bench) run(ctx context.Context, s *scheduler, w *workload, how way) (sa
 		return out, err
 	}
 	return out, b.empty(ctx, s)
+}
+
+// alone measures what the API server takes to bind pods, with nobody who decides where.
+func (b *bench) alone(ctx context.Context, n int) (sample, error) {
+	out := sample{wanted: float64(n)}
+	w := singles(nobody, n, 1)
+	t, err := b.track(ctx, false)
+	if err != nil {
+		return out, err
+	}
+	defer t.stop()
+	if err := b.createPods(ctx, w.pods); err != nil {
+		return out, err
+	}
+	before, err := b.usage(ctx, nil)
+	if err != nil {
+		return out, err
+	}
+	start := time.Now()
+	if err := b.bindPods(ctx, w.pods); err != nil {
+		return out, err
+	}
+	all, err := t.until(ctx, nil, b.limit, func(_, bound int) bool { return bound >= n })
+	if err != nil {
+		return out, err
+	}
+	out.finish(t, start, start, all, b.limit)
+	if err := b.account(ctx, nil, before, &out); err != nil {
+		return out, err
+	}
+	return out, b.clear(ctx)
 }
 
 // finish fills in when pods were bound.

@@ -41,6 +41,13 @@ func allParts() []string {
 // gangs measures single gangs, one after another in an empty cluster.
 func (b *bench) gangs(ctx context.Context, sizes []int) error {
 	for repeat := range b.repeats {
+		for _, size := range sizes {
+			out, err := b.alone(ctx, size)
+			if err != nil {
+				return err
+			}
+			b.record(key{partGangs, b.nodes, size, string(held), nobody}, out)
+		}
 		for _, k := range order([]kind{ours, coscheduling, stock}, repeat) {
 			err := b.with(ctx, k, b.limits, permitDefault, func(s *scheduler) error {
 				for _, size := range sizes {

@@ -72,6 +72,12 @@ func (r results) costs(k key) []string {
 	perPod := func(of func(*sample) float64) func(*sample) float64 {
 		return func(s *sample) float64 { return 1000 * of(s) / s.wanted }
 	}
+	if k.kind == nobody {
+		return []string{
+			"", r.cell(k, "%.2f", func(s *sample) float64 { return s.serverCPU + s.etcdCPU }),
+			"", "", r.cell(k, "%.2f", func(s *sample) float64 { return s.calls }), "",
+		}
+	}
 	return []string{
 		r.cell(k, "%.2f", func(s *sample) float64 { return s.cpu }),
 		r.cell(k, "%.2f", func(s *sample) float64 { return s.serverCPU + s.etcdCPU }),
@@ -93,7 +99,7 @@ func (r results) gangTable(nodes int, sizes []int) report.Table {
 		Header: append([]string{"Members", "Scheduler", "s from the last", "s from the first", "Pods/s", "Held: s", "Held: pods/s"}, costHeader()...),
 	}
 	for _, size := range sizes {
-		for _, k := range []kind{ours, coscheduling, stock} {
+		for _, k := range []kind{ours, coscheduling, stock, nobody} {
 			at := func(how way) key { return key{partGangs, nodes, size, string(how), k} }
 			// Single pods can be bound as soon as the first exists.
 			since := fromLast
@@ -113,7 +119,8 @@ func (r results) gangTable(nodes int, sizes []int) report.Table {
 func (r results) ratioTable(p *plan) report.Table {
 	t := report.Table{
 		Title: "How many times as fast gpupack is with gangs", LeftColumns: 0,
-		Header: []string{"Nodes", "Members", "as coscheduling", "as coscheduling, held", "as the default profile, held"},
+		Header: []string{"Nodes", "Members", "as coscheduling", "as coscheduling, held", "as the default profile, held",
+			"as bindings alone, held", "a scheduler that takes no time: as coscheduling"},
 	}
 	for _, nodes := range p.nodes {
 		for _, size := range p.sizes {
@@ -121,7 +128,9 @@ func (r results) ratioTable(p *plan) report.Table {
 			t.Add(fmt.Sprint(nodes), fmt.Sprint(size),
 				r.compare(at(created, ours), at(created, coscheduling), fromLast).short(),
 				r.compare(at(held, ours), at(held, coscheduling), fromFirst).short(),
-				r.compare(at(held, ours), at(held, stock), fromFirst).short())
+				r.compare(at(held, ours), at(held, stock), fromFirst).short(),
+				r.compare(at(held, ours), at(held, nobody), fromFirst).short(),
+				r.compare(at(held, nobody), at(created, coscheduling), fromLast).short())
 		}
 	}
 	return t

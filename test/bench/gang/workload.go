@@ -118,9 +118,23 @@ func (c *cluster) createGroups(ctx context.Context, groups map[string]int) error
 }
 
 func (c *cluster) createPods(ctx context.Context, pods []*corev1.Pod) error {
-	return each(ctx, len(pods), func(ctx context.Context, i int) error {
+	return each(ctx, len(pods), creators, func(ctx context.Context, i int) error {
 		_, err := c.client.CoreV1().Pods(namespace).Create(ctx, pods[i], metav1.CreateOptions{})
 		return err
+	})
+}
+
+// binders is how many pods we bind at once where there is no scheduler. Those bind all members of a gang at once, and the API
+// server takes no more than a hundred requests of one connection.
+const binders = 100
+
+// bindPods binds pods to the first nodes, as many to each as it has GPUs.
+func (c *cluster) bindPods(ctx context.Context, pods []*corev1.Pod) error {
+	return each(ctx, len(pods), binders, func(ctx context.Context, i int) error {
+		return c.client.CoreV1().Pods(namespace).Bind(ctx, &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: pods[i].Name},
+			Target:     corev1.ObjectReference{Kind: "Node", Name: nodeName(i / gpusPerNode)},
+		}, metav1.CreateOptions{})
 	})
 }
 
@@ -141,7 +155,7 @@ func job(k kind, name string, pods int, group string) *batchv1.Job {
 }
 
 func (c *cluster) createJobs(ctx context.Context, k kind, n int) error {
-	return each(ctx, n, func(ctx context.Context, i int) error {
+	return each(ctx, n, creators, func(ctx context.Context, i int) error {
 		_, err := c.client.BatchV1().Jobs(namespace).Create(ctx, job(k, fmt.Sprintf("job-%04d", i), 1, ""), metav1.CreateOptions{})
 		return err
 	})
