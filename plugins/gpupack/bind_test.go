@@ -74,7 +74,7 @@ func TestBind(t *testing.T) {
 				pod.Annotations = map[string]string{v1alpha1.AnnotationGPUs: tc.gpus}
 				return true, pod, nil
 			})
-			p := &Plugin{handle: handleOf{client: client}}
+			p := &Plugin{handle: handleOf{client: client}, bindings: make(chan struct{}, 1)}
 			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "1"}}
 			state := framework.NewCycleState()
 			state.Write(decisionKey, &decision{gpus: []string{"a", "b"}, record: v1alpha1.Decision{Policy: "fgd", Score: 7}})

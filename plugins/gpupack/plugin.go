@@ -39,6 +39,8 @@ type Plugin struct {
 	chooser pack.Chooser
 	// learning is of what the policy expects to come.
 	learning *learning
+	// bindings has an element for each binding that is on its way.
+	bindings chan struct{}
 	// profile is what is wrong with the profile, worked out once.
 	profile func() error
 
@@ -100,6 +102,7 @@ func New(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin
 		ledger: newLedger(),
 	}
 	p.gangs = newGangs(p)
+	p.bindings = make(chan struct{}, mostBindings)
 	p.profile = sync.OnceValue(p.binds)
 	p.reservations = newReservations(p)
 	p.learning = newLearning(distribution, handle.ClientSet(), handle.SharedInformerFactory().Core().V1().Pods().Lister(),

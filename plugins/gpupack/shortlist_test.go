@@ -335,3 +335,97 @@ func BenchmarkCycle(b *testing.B) {
 		}
 	}
 }
+
+// Telemetry that comes within a cycle does not rule out the few nodes that it looks at: the others would not be asked.
+func TestShortlistHoldsThroughTheCycle(t *testing.T) {
+	f := newProfile(t, 4, nil)
+	pod := asks("p", map[corev1.ResourceName]string{v1alpha1.ResourceGPU: "1"})
+	state := framework.NewCycleState()
+	only, status, _ := f.fw.RunPreFilterPlugins(t.Context(), state, pod)
+	require.True(t, status.IsSuccess())
+	require.Len(t, only.NodeNames, 2)
+	for _, info := range f.infos {
+		f.publish(info.Node().Name, func(g *v1alpha1.GPU) { g.Healthy = false })
+	}
+	for _, info := range f.infos {
+		got := f.fw.RunFilterPluginsWithNominatedPods(t.Context(), state, pod, info)
+		require.Equal(t, only.NodeNames.Has(info.Node().Name), got.IsSuccess(), info.Node().Name)
+	}
+	// The next cycle knows.
+	node, _, looked := f.cycle(t, asks("q", map[corev1.ResourceName]string{v1alpha1.ResourceGPU: "1"}))
+	require.Empty(t, node)
+	require.Equal(t, 4, looked, "so that the reasons are those of all nodes")
+}
+
+// What makes other plugins tell nodes apart makes the cycle look at all of them.
+func TestNoShortlistWhereOthersCount(t *testing.T) {
+	term := corev1.PodAffinityTerm{LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}, TopologyKey: corev1.LabelHostname}
+	for name, change := range map[string]func(*corev1.Pod){
+		"preferred nodes": func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.PreferredSchedulingTerm{
+				{Weight: 1, Preference: corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "x", Operator: corev1.NodeSelectorOpExists}}}},
+			}}}
+		},
+		"preferred neighbours": func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{Weight: 1, PodAffinityTerm: term}}}}
+		},
+		"avoided neighbours": func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{PreferredDuringSchedulingIgnoredDuringExecution: []corev1.WeightedPodAffinityTerm{{Weight: 1, PodAffinityTerm: term}}}}
+		},
+		"soft spreading": func(p *corev1.Pod) {
+			p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+				MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: term.LabelSelector,
+			}}
+		},
+		"nominated": func(p *corev1.Pod) { p.Status.NominatedNodeName = "node-0001" },
+		"no GPU":    func(p *corev1.Pod) { delete(p.Spec.Containers[0].Resources.Requests, v1alpha1.ResourceGPU) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newProfile(t, 10, nil)
+			pod := asks("p", map[corev1.ResourceName]string{v1alpha1.ResourceGPU: "1", corev1.ResourceCPU: "1"})
+			change(pod)
+			_, _, looked := f.cycle(t, pod)
+			require.Equal(t, 10, looked)
+		})
+	}
+	t.Run("the best node is to be avoided", func(t *testing.T) {
+		f := newProfile(t, 10, nil, func(_ int, node *corev1.Node) {
+			if node.Name == "node-0000" {
+				node.Spec.Taints = []corev1.Taint{{Key: "k", Effect: corev1.TaintEffectPreferNoSchedule}}
+			}
+		})
+		_, _, looked := f.cycle(t, asks("p", map[corev1.ResourceName]string{v1alpha1.ResourceGPU: "1"}))
+		require.Equal(t, 10, looked)
+	})
+	t.Run("random policy", func(t *testing.T) {
+		f := newProfile(t, 10, &policy.Random{})
+		_, _, looked := f.cycle(t, asks("p", map[corev1.ResourceName]string{v1alpha1.ResourceGPU: "1"}))
+		require.Equal(t, 10, looked)
+	})
+}
+
+// activations is a handle that notes which pods the plugin wakes.
+type activations struct {
+	fwk.Handle
+	pods []string
+}
+
+func (a *activations) Activate(_ klog.Logger, pods map[string]*corev1.Pod) {
+	for name := range pods {
+		a.pods = append(a.pods, name)
+	}
+}
+
+// Where none of the few nodes takes the pod in the end, it is tried again soon, and nothing is evicted for it.
+func TestShortlistThatFailsIsTriedAgain(t *testing.T) {
+	clock := clocktesting.NewFakeClock(time.Now())
+	handle := &activations{}
+	p := &Plugin{handle: handle, clock: clock}
+	state := framework.NewCycleState()
+	state.Write(cycleKey, &cycle{rejected: &rejections{}, short: &shortlist{}})
+	_, status := p.PostFilter(t.Context(), state, asks("p", nil), nil)
+	require.Equal(t, fwk.UnschedulableAndUnresolvable, status.Code())
+	require.Empty(t, handle.pods)
+	clock.Step(time.Second)
+	require.Equal(t, []string{"ns/p"}, handle.pods)
+}
