@@ -6,6 +6,8 @@ package gpupack
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,34 +50,76 @@ func (p *Plugin) EventsToRegister(context.Context) ([]fwk.ClusterEventWithHint, 
 
 // gpuNodeHint wakes a pod if some GPU that it accepts has come, has recovered, or has more left than before.
 func (p *Plugin) gpuNodeHint(_ klog.Logger, pod *corev1.Pod, oldObj, newObj any) (fwk.QueueingHint, error) {
-	before, err := decode[v1alpha1.GPUNode](oldObj)
-	if err != nil {
+	g, err := p.gains.of(p, oldObj, newObj)
+	if err != nil || g == nil {
 		return fwk.Queue, err
 	}
-	after, err := decode[v1alpha1.GPUNode](newObj)
-	if err != nil || after == nil {
-		return fwk.Queue, err
+	if !g.any() {
+		return fwk.QueueSkip, nil
 	}
-	p.telemetry.set(after)
 	request, err := convert.Request(p.latest(pod))
 	if err != nil {
 		return fwk.QueueSkip, nil
 	}
-	options := p.convertOptions(p.clock.Now())
-	if helps(before, after, &request, &options) {
+	if g.helps(&request) {
 		return fwk.Queue, nil
 	}
 	return fwk.QueueSkip, nil
 }
 
-// helps says whether a node's new telemetry could let the request in where the old did not.
-func helps(before, after *v1alpha1.GPUNode, r *pack.Request, o *convert.Options) bool {
-	if !r.WantsGPU() || convert.CheckTelemetry(after) != nil {
-		return false
+// gains remembers what the last event on a GPUNode gives, since the queue asks that for each pod that waits.
+type gains struct {
+	mu       sync.Mutex
+	old, new any
+	gain     *gain
+}
+
+// of returns what a change of a GPUNode gives; nil where the GPUNode is gone.
+func (s *gains) of(p *Plugin, oldObj, newObj any) (*gain, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gain != nil && s.old == oldObj && s.new == newObj {
+		return s.gain, nil
+	}
+	before, err := decode[v1alpha1.GPUNode](oldObj)
+	if err != nil {
+		return nil, err
+	}
+	after, err := decode[v1alpha1.GPUNode](newObj)
+	if err != nil || after == nil {
+		return nil, err
+	}
+	p.telemetry.set(after)
+	options := p.convertOptions(p.clock.Now())
+	s.old, s.new, s.gain = oldObj, newObj, gainOf(before, after, &options)
+	return s.gain, nil
+}
+
+// gain is what new telemetry of a node gives to pods that wait.
+type gain struct {
+	// all is true where the node can be used as it could not before.
+	all bool
+	// models of healthy GPUs that have more left than before.
+	models []string
+	// calmer are healthy GPUs that are less busy than before.
+	calmer []calmerGPU
+}
+
+type calmerGPU struct {
+	model string
+	// was and now are utilisations, percent.
+	was, now int
+}
+
+func gainOf(before, after *v1alpha1.GPUNode, o *convert.Options) *gain {
+	g := &gain{}
+	if convert.CheckTelemetry(after) != nil {
+		return g
 	}
 	if before == nil || convert.CheckTelemetry(before) != nil || before.Status.Mode != after.Status.Mode ||
 		convert.IsStale(before, o) {
-		return true
+		g.all = true
+		return g
 	}
 	known := make(map[string]*v1alpha1.GPU, len(before.Status.GPUs))
 	for i := range before.Status.GPUs {
@@ -83,19 +127,33 @@ func helps(before, after *v1alpha1.GPUNode, r *pack.Request, o *convert.Options)
 	}
 	for i := range after.Status.GPUs {
 		now := &after.Status.GPUs[i]
-		if !now.Healthy || !r.Accepts(now.Model) {
+		if !now.Healthy {
 			continue
 		}
 		was, ok := known[now.UUID]
-		if !ok || !was.Healthy || was.Model != now.Model ||
+		switch {
+		case !ok || !was.Healthy || was.Model != now.Model ||
 			now.MemoryUsedMiB < was.MemoryUsedMiB ||
 			now.MemoryForeignMiB < was.MemoryForeignMiB ||
-			now.MemoryTotalMiB-now.MemoryReservedMiB > was.MemoryTotalMiB-was.MemoryReservedMiB ||
-			r.MaxUtilization > 0 && int(was.Utilization) > r.MaxUtilization && int(now.Utilization) <= r.MaxUtilization {
-			return true
+			now.MemoryTotalMiB-now.MemoryReservedMiB > was.MemoryTotalMiB-was.MemoryReservedMiB:
+			if !slices.Contains(g.models, now.Model) {
+				g.models = append(g.models, now.Model)
+			}
+		case now.Utilization < was.Utilization:
+			g.calmer = append(g.calmer, calmerGPU{now.Model, int(was.Utilization), int(now.Utilization)})
 		}
 	}
-	return false
+	return g
+}
+
+// any says whether there is a request that the gain could let in.
+func (g *gain) any() bool { return g.all || len(g.models) > 0 || len(g.calmer) > 0 }
+
+// helps says whether the gain could let the request in.
+func (g *gain) helps(r *pack.Request) bool {
+	return r.WantsGPU() && (g.all || slices.ContainsFunc(g.models, r.Accepts) || slices.ContainsFunc(g.calmer, func(c calmerGPU) bool {
+		return r.MaxUtilization > 0 && c.was > r.MaxUtilization && c.now <= r.MaxUtilization && r.Accepts(c.model)
+	}))
 }
 
 // podGroupHint wakes the members of the PodGroup that changed.

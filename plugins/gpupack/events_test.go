@@ -13,6 +13,7 @@ import (
 	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/pack"
+	"github.com/gpupack/gpupack/pack/policy"
 )
 
 func TestTelemetryWakesOnlyPodsThatItCanHelp(t *testing.T) {
@@ -67,7 +68,34 @@ func TestTelemetryWakesOnlyPodsThatItCanHelp(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			options := convert.Options{StaleAfter: time.Minute, Now: now}
-			require.Equal(t, tc.want, helps(tc.before, tc.after, &tc.request, &options))
+			g := gainOf(tc.before, tc.after, &options)
+			require.Equal(t, tc.want, g.helps(&tc.request))
+			require.True(t, g.any() || !tc.want)
 		})
 	}
+}
+
+// An event is read once, however many pods wait; the next one is read anew.
+func TestEventIsReadOnce(t *testing.T) {
+	p, infos := withNodes(t, 1, policy.BestFit{})
+	before := p.telemetry.get(infos[0].Node().Name)
+	first, second := before.DeepCopy(), before.DeepCopy()
+	first.ResourceVersion, first.Status.GPUs[0].Healthy = "2", false
+	second.ResourceVersion = "3"
+	sick, err := p.gains.of(p, before, first)
+	require.NoError(t, err)
+	require.False(t, sick.any())
+	again, err := p.gains.of(p, before, first)
+	require.NoError(t, err)
+	require.Same(t, sick, again)
+	well, err := p.gains.of(p, first, second)
+	require.NoError(t, err)
+	require.Equal(t, &gain{models: []string{"A100"}}, well)
+	require.Same(t, second, p.telemetry.get(before.Name), "a pod that it wakes meets it")
+
+	gone, err := p.gains.of(p, second, nil)
+	require.NoError(t, err)
+	require.Nil(t, gone)
+	_, err = p.gains.of(p, second, "text")
+	require.Error(t, err)
 }

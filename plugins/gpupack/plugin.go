@@ -54,6 +54,7 @@ type Plugin struct {
 	index      index
 	// reservations are of those that wait for places.
 	reservations *reservations
+	gains        gains
 	// told is what the policy knows of the cluster.
 	told policy.Told
 }
