@@ -5,8 +5,6 @@ package gpupack
 
 import (
 	"cmp"
-	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +16,6 @@ import (
 	fwk "k8s.io/kube-scheduler/framework"
 
 	"github.com/gpupack/gpupack/api/convert"
-	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/pack"
 )
 
@@ -50,80 +47,20 @@ func (p *Plugin) holders(name types.NamespacedName) ([]holder, error) {
 	return out, nil
 }
 
-// gangDomains reads the domains in which a gang should stay from the labels of nodes; nil where it asks for none. The error is
-// why it cannot be placed, in one sentence.
+// gangDomains reads the domains in which a gang should stay. The error is why it cannot be placed, in one sentence.
 func (p *Plugin) gangDomains(g *gang, spec *convert.GangSpec, infos []fwk.NodeInfo, holders []holder) (*pack.Domains, error) {
 	if spec.Topology == "" {
 		return nil, nil
 	}
-	kind := spec.Topology
-	label, ok := p.args.TopologyDomains[kind]
-	if !ok {
-		return nil, unknownDomain(g.name.Name, spec, p.args.TopologyDomains)
-	}
-	d := &pack.Domains{Kind: kind, Required: spec.TopologyRequired, Of: make([]int, len(infos))}
-	at := map[string]int{}
-	for _, info := range infos {
-		if name := info.Node().Labels[label]; name != "" {
-			at[name] = 0
-		}
-	}
-	if len(at) == 0 && d.Required {
-		return nil, fmt.Errorf("PodGroup %s must be in one %s, but no node has the label %s that tells its %s: label the nodes", g.name.Name, kind, label, kind)
-	}
-	d.Names = slices.SortedFunc(maps.Keys(at), compareNames)
-	for i, name := range d.Names {
-		at[name] = i
-	}
-	byNode := make(map[string]int, len(infos))
+	nodes := make([]*corev1.Node, len(infos))
 	for i, info := range infos {
-		d.Of[i] = -1
-		if name := info.Node().Labels[label]; name != "" {
-			d.Of[i] = at[name]
-		}
-		byNode[info.Node().Name] = d.Of[i]
+		nodes[i] = info.Node()
 	}
-	held := sets.New[int]()
-	for _, h := range holders {
-		domain, ok := byNode[h.node]
-		switch {
-		case !ok:
-			// The node is gone, and the member will be.
-		case domain >= 0:
-			held.Insert(domain)
-		case d.Required:
-			return nil, fmt.Errorf("PodGroup %s must be in one %s, but its member %s has node %s without the label %s: label the node, or delete that member",
-				g.name.Name, kind, h.pod.Name, h.node, label)
-		}
+	held := make([]convert.HeldMember, len(holders))
+	for i, h := range holders {
+		held[i] = convert.HeldMember{Name: h.pod.Name, Node: h.node}
 	}
-	d.Held = sets.List(held)
-	if d.Required && len(d.Held) > 1 {
-		names := make([]string, len(d.Held))
-		for i, domain := range d.Held {
-			names[i] = d.Names[domain]
-		}
-		return nil, fmt.Errorf("PodGroup %s must be in one %s, but members are in %d of them already (%s): delete those in all but one",
-			g.name.Name, kind, len(names), strings.Join(names, ", "))
-	}
-	return d, nil
-}
-
-func unknownDomain(group string, spec *convert.GangSpec, known map[string]string) error {
-	annotation := v1alpha1.AnnotationTopology
-	if spec.TopologyRequired {
-		annotation = v1alpha1.AnnotationTopologyRequired
-	}
-	if len(known) == 0 {
-		return fmt.Errorf("PodGroup %s has annotation %s of %q, but this scheduler knows no kind of domain: set topologyDomains in its configuration",
-			group, annotation, spec.Topology)
-	}
-	return fmt.Errorf("PodGroup %s has annotation %s of %q, a kind of domain that this scheduler does not know: write one of %s",
-		group, annotation, spec.Topology, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
-}
-
-// compareNames orders names, shorter ones first so that rack-10 follows rack-9.
-func compareNames(a, b string) int {
-	return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+	return convert.GangDomains(g.name.Name, spec, p.args.TopologyDomains, nodes, held)
 }
 
 // Labels by which other projects number the pods of a gang.
