@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	podgroupv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
@@ -211,6 +212,29 @@ type placed struct {
 // plan asks pack where the pods would go together, as the scheduler does for a gang of which need members must be placed. With
 // a need of 0 it places each pod for itself. It changes nothing: see commit.
 func (c *candidates) plan(pods []*corev1.Pod, need int) ([]placed, *pack.GangFailure, error) {
+	return c.planIn(pods, need, nil)
+}
+
+// domains are those in which a gang should stay. The error is why it cannot be placed. Kinds that the operator has added are not known
+// here, so that such gangs are planned without.
+func (c *candidates) domains(group *podgroupv1alpha1.PodGroup, held []convert.HeldMember) (*pack.Domains, error) {
+	spec, err := convert.Gang(group)
+	if err != nil {
+		return nil, err
+	}
+	labels := convert.DefaultTopologyDomains()
+	if _, ok := labels[spec.Topology]; !ok {
+		return nil, nil
+	}
+	nodes := make([]*corev1.Node, len(c.nodes))
+	for i := range c.nodes {
+		nodes[i] = &c.nodes[i]
+	}
+	return convert.GangDomains(group.Name, &spec, labels, nodes, held)
+}
+
+// planIn is plan for a gang that should stay in domains, if they are not nil.
+func (c *candidates) planIn(pods []*corev1.Pod, need int, domains *pack.Domains) ([]placed, *pack.GangFailure, error) {
 	room := &gangRoom{c: c, added: make([]corev1.ResourceList, len(c.nodes))}
 	var classes []pack.Request
 	members := make([]pack.Member, len(pods))
@@ -230,7 +254,7 @@ func (c *candidates) plan(pods []*corev1.Pod, need int) ([]placed, *pack.GangFai
 		}
 		members[i] = pack.Member{ID: fmt.Sprint(i), Class: class}
 	}
-	placements, failure := c.chooser.PlanGang(c.states, classes, members, need, room)
+	placements, failure := c.chooser.PlanGangIn(c.states, &pack.Gang{Classes: classes, Members: members, Need: need, Domains: domains}, room)
 	if failure != nil {
 		return nil, failure, nil
 	}

@@ -420,9 +420,11 @@ func (e *env) explainGang(ctx context.Context, r client.Reader, answer *Explanat
 	}
 	gang := &Gang{Name: name, Members: len(members.pods)}
 	var waiting []*corev1.Pod
+	var held []convert.HeldMember
 	for i := range members.pods {
-		if members.pods[i].Spec.NodeName != "" {
+		if m := &members.pods[i]; m.Spec.NodeName != "" {
 			gang.Placed++
+			held = append(held, convert.HeldMember{Name: m.Name, Node: m.Spec.NodeName})
 		} else {
 			waiting = append(waiting, &members.pods[i])
 		}
@@ -443,7 +445,12 @@ func (e *env) explainGang(ctx context.Context, r client.Reader, answer *Explanat
 	if missing := gang.MinMember - gang.Members; missing > 0 {
 		gang.WaitsFor = fmt.Sprintf("%s to be created (%d of %d exist)", plural(missing, "more member"), gang.Members, gang.MinMember)
 	}
-	_, failure, err := c.plan(waiting, need)
+	domains, err := c.domains(group, held)
+	if err != nil {
+		gang.WaitsFor = err.Error()
+		return nil
+	}
+	_, failure, err := c.planIn(waiting, need, domains)
 	var invalid *invalidMember
 	switch {
 	case errors.As(err, &invalid):

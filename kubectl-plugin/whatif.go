@@ -449,9 +449,13 @@ func (w *whatIfRun) placeGang(name types.NamespacedName, unit []*arrival) {
 		return
 	}
 	held := 0
+	var places []convert.HeldMember
 	for i := range w.s.pods {
-		if gangKey(&w.s.pods[i]) == name {
+		if pod := &w.s.pods[i]; gangKey(pod) == name {
 			held++
+			if pod.Spec.NodeName != "" {
+				places = append(places, convert.HeldMember{Name: pod.Name, Node: pod.Spec.NodeName})
+			}
 		}
 	}
 	minMember := int(group.Spec.MinMember)
@@ -459,7 +463,12 @@ func (w *whatIfRun) placeGang(name types.NamespacedName, unit []*arrival) {
 		failAll("PodGroup %s waits for %d more pods: it needs %d and has %d", name.Name, missing, minMember, held+len(members))
 		return
 	}
-	plan, failure, err := w.c.plan(podsOf(members), max(1, minMember-held))
+	domains, err := w.c.domains(group, places)
+	if err != nil {
+		failAll("%v", err)
+		return
+	}
+	plan, failure, err := w.c.planIn(podsOf(members), max(1, minMember-held), domains)
 	switch {
 	case err != nil:
 		failAll("PodGroup %s waits: %v", name.Name, err)

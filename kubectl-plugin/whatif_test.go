@@ -229,6 +229,44 @@ func TestWhatIfGangs(t *testing.T) {
 	}
 }
 
+func TestWhatIfGangsInRacks(t *testing.T) {
+	for name, tt := range map[string]struct {
+		annotation, kind string
+		want             map[string]string
+	}{
+		"required": {v1alpha1.AnnotationTopologyRequired, "rack", map[string]string{
+			"g-0": "PodGroup g waits: no rack takes the whole gang: rack a has room for 2 of the 3 members needed; no node there " +
+				"for another that asks for 4 GPUs: 2 too few GPUs are free as a whole",
+		}},
+		"preferred": {v1alpha1.AnnotationTopology, "rack", map[string]string{"g-0": "node-0 0-3", "g-1": "node-2 0-3", "g-2": "node-1 0-3"}},
+		"no labels": {v1alpha1.AnnotationTopologyRequired, "zone", map[string]string{
+			"g-0": "PodGroup g must be in one zone, but no node has the label topology.kubernetes.io/zone that tells its zone: label the nodes",
+		}},
+		"a kind of the operator's": {v1alpha1.AnnotationTopology, "row", map[string]string{"g-0": "node-0 0-3", "g-1": "node-1 0-3", "g-2": "node-2 0-3"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects := idle(4, 4, 4, 4)
+			for _, o := range objects {
+				if rack, ok := map[string]string{"node-0": "a", "node-1": "b", "node-2": "a", "node-3": "b"}[o.GetName()]; ok {
+					if node, ok := o.(*corev1.Node); ok {
+						node.Labels["topology.kubernetes.io/rack"] = rack
+					}
+				}
+			}
+			group := podGroup("a", "g", 3)
+			group.Annotations = map[string]string{tt.annotation: tt.kind}
+			objects = append(objects, group)
+			for i := range 3 {
+				objects = append(objects, pod("a", fmt.Sprintf("g-%d", i), asks(v1alpha1.ResourceGPU, "4"), inGang("g")))
+			}
+			_, said := ask(t, snapshotOf(t, objects...))
+			for pod, want := range tt.want {
+				assert.Equal(t, want, said[pod], pod)
+			}
+		})
+	}
+}
+
 func TestWhatIfNewPods(t *testing.T) {
 	objects := append(idle(4), pod("a", "w-0", asks(v1alpha1.ResourceGPU, "1"), on("node-0", "", 0)))
 	stateful := written(t, "w.yaml", "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: w, namespace: a}\n"+
