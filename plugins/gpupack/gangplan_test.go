@@ -1,0 +1,109 @@
+// Copyright The gpupack Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package gpupack
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	fwk "k8s.io/kube-scheduler/framework"
+	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
+	"k8s.io/kubernetes/pkg/scheduler/apis/config/testing/defaults"
+	"k8s.io/kubernetes/pkg/scheduler/backend/cache"
+	"k8s.io/kubernetes/pkg/scheduler/backend/queue"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework/plugins"
+	"k8s.io/kubernetes/pkg/scheduler/framework/runtime"
+	"k8s.io/kubernetes/pkg/scheduler/metrics"
+
+	"github.com/gpupack/gpupack/api/convert"
+	"github.com/gpupack/gpupack/pack"
+	"github.com/gpupack/gpupack/pack/policy"
+)
+
+// inTree makes a framework with kube-scheduler's own plugins on those nodes.
+func inTree(t testing.TB, infos []fwk.NodeInfo) framework.Framework {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	var nodes []*corev1.Node
+	for _, info := range infos {
+		nodes = append(nodes, info.Node())
+	}
+	metrics.Register()
+	factory := informers.NewSharedInformerFactory(fake.NewClientset(), 0)
+	fw, err := runtime.NewFramework(ctx, plugins.NewInTreeRegistry(), &schedulerconfig.KubeSchedulerProfile{
+		SchedulerName: "gpupack", Plugins: defaults.ExpandedPluginsV1, PluginConfig: defaults.PluginConfigsV1,
+	}, runtime.WithInformerFactory(factory), runtime.WithClientSet(fake.NewClientset()),
+		runtime.WithSnapshotSharedLister(cache.NewSnapshot(nil, nodes)),
+		runtime.WithPodNominator(queue.NewSchedulingQueue(nil, factory)))
+	require.NoError(t, err)
+	return fw
+}
+
+func BenchmarkPlanGang(b *testing.B) {
+	const size, members = 5000, 1024
+	p, infos := withNodes(b, size, policy.NewGPUPack(pack.NewDistribution(pack.DefaultClasses())))
+	for i, info := range infos {
+		info.Node().Labels = map[string]string{corev1.LabelHostname: info.Node().Name, "rack": fmt.Sprint(i / 16), "zone": fmt.Sprint(i % 3)}
+		info.Node().Status.Allocatable[corev1.ResourcePods] = resource.MustParse("110")
+		info.SetNode(info.Node())
+	}
+	fw := inTree(b, infos)
+	nodes := p.states(infos)
+	apart := func(pod *corev1.Pod) {
+		pod.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{
+				LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"job": "g"}}, TopologyKey: corev1.LabelHostname,
+			}},
+		}}
+	}
+	spread := func(pod *corev1.Pod) {
+		pod.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+			MaxSkew: 1, TopologyKey: "zone", WhenUnsatisfiable: corev1.DoNotSchedule,
+			LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"job": "g"}},
+		}}
+	}
+	for _, bb := range []struct {
+		name   string
+		spec   convert.GangSpec
+		change func(*corev1.Pod)
+	}{
+		{"Anywhere", convert.GangSpec{}, nil},
+		{"PreferredRack", convert.GangSpec{Topology: "rack"}, nil},
+		{"RequiredZone", convert.GangSpec{Topology: "zone", TopologyRequired: true}, nil},
+		{"AntiAffinity", convert.GangSpec{}, apart},
+		{"Spread", convert.GangSpec{}, spread},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			p.args.TopologyDomains = map[string]string{"rack": "rack", "zone": "zone"}
+			pending := make([]*corev1.Pod, members)
+			for i := range pending {
+				pending[i] = gpuPod(fmt.Sprintf("g-%d", i), "", "")
+				pending[i].UID, pending[i].Labels = types.UID(pending[i].Name), map[string]string{"job": "g"}
+				if bb.change != nil {
+					bb.change(pending[i])
+				}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				domains, err := p.gangDomains(gangOf(members, nil), &bb.spec, infos, nil)
+				require.NoError(b, err)
+				c, err := newGangConstraints(b.Context(), fw, infos, pending)
+				require.NoError(b, err)
+				placements, failure := p.chooser.PlanGangIn(nodes, &pack.Gang{Classes: c.requests, Members: c.members, Need: members, Domains: domains}, c)
+				require.Nil(b, failure)
+				require.Len(b, placements, members)
+			}
+		})
+	}
+}
