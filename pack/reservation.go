@@ -453,6 +453,51 @@ func (r *Reservation) stillWaiting(nodes []Occupancy) *Reservation {
 	return &out
 }
 
+// Within confines constraints to the places that the reservation claims on those nodes, so that PlanGang finds a plan where the
+// policy alone would put members of one class where those of another should go.
+func (r *Reservation) Within(nodes []*Node, classes []Request, c Constraints) Constraints {
+	w := &within{Constraints: c, room: make([]map[RequestKey]int, len(nodes)), keys: make([]RequestKey, len(classes))}
+	for i := range classes {
+		w.keys[i] = classes[i].Key()
+	}
+	for i, n := range nodes {
+		for _, claim := range r.Claims[n.Name] {
+			if w.room[i] == nil {
+				w.room[i] = map[RequestKey]int{}
+			}
+			w.room[i][claim.Request.Key()]++
+		}
+	}
+	return w
+}
+
+type within struct {
+	Constraints
+	// room counts the claims left by node and request.
+	room []map[RequestKey]int
+	keys []RequestKey
+}
+
+// Feasible implements Constraints.
+func (w *within) Feasible(class, node int) (bool, string) {
+	if w.room[node][w.keys[class]] == 0 {
+		return false, "not among the places reserved for the gang"
+	}
+	return w.Constraints.Feasible(class, node)
+}
+
+// Placed implements Constraints.
+func (w *within) Placed(class, node int) bool {
+	w.room[node][w.keys[class]]--
+	return w.Constraints.Placed(class, node)
+}
+
+// Removed implements Constraints.
+func (w *within) Removed(class, node int) {
+	w.room[node][w.keys[class]]++
+	w.Constraints.Removed(class, node)
+}
+
 // better says whether r is the better of two for the same unit.
 func (r *Reservation) better(other *Reservation) bool {
 	switch {

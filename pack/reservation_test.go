@@ -239,6 +239,30 @@ func TestAdmits(t *testing.T) {
 	}
 }
 
+// The policy would put the small members where the large one must go; the claims say where each goes.
+func TestWithin(t *testing.T) {
+	nodes := func() []Occupancy {
+		n := occupied(2)
+		n[0].run("a", gpus(2), time.Hour, 0)
+		n[1].run("b", gpus(5), time.Hour, 0)
+		return n
+	}
+	u := &Unit{Turn: Turn{ID: "unit"}, Classes: []Request{gpus(3), gpus(6)}, Members: []Member{{ID: "0"}, {ID: "1", Class: 1}}, Need: 2}
+	n := nodes()
+	r := testChooser.Limits.Reserve(t0, n, u, nil, nil, nil)
+	require.Equal(t, map[string]int{"node-0": 6, "node-1": 3}, claimed(r))
+	plain := []*Node{n[0].Node, n[1].Node}
+	c := r.Within(plain, u.Classes, anywhere{})
+	ok, _ := c.Feasible(0, 0)
+	assert.False(t, ok)
+	plan, failure := testChooser.PlanGang(plain, u.Classes, u.Members, u.Need, c)
+	require.Nil(t, failure)
+	apply(t, plain, u.Classes, plan)
+	ok, why := c.Feasible(0, 1)
+	assert.False(t, ok, "the place is taken")
+	assert.Equal(t, "not among the places reserved for the gang", why)
+}
+
 func TestReasonReserved(t *testing.T) {
 	n := occupied(1)
 	r := testChooser.Limits.Reserve(t0, n, unit(1, gpus(4)), nil, nil, nil)

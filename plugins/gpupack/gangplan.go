@@ -80,9 +80,11 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 	for i := range infos {
 		nodes[i] = back.node(p, infos[i])
 	}
-	placements, failure := p.chooser.PlanGangIn(nodes, &pack.Gang{
-		Classes: constraints.requests, Members: constraints.members, Need: g.need(), Domains: domains,
-	}, constraints)
+	plan := &pack.Gang{Classes: constraints.requests, Members: constraints.members, Need: g.need(), Domains: domains}
+	placements, failure := p.chooser.PlanGangIn(nodes, plan, constraints)
+	if failure != nil {
+		placements, constraints, failure = p.planReserved(ctx, fw, infos, nodes, g, domains, constraints, failure)
+	}
 	gangPlanDuration.Observe(p.clock.Since(start).Seconds())
 	var why error
 	if failure != nil {

@@ -351,6 +351,32 @@ func (r *reservations) reserve(ctx context.Context, w *waiter, pods []*corev1.Po
 	}
 }
 
+// planReserved plans a gang once more, on the places that are reserved for it; where there are none, the failure stands.
+func (p *Plugin) planReserved(ctx context.Context, fw framework.Framework, infos []fwk.NodeInfo, nodes []*pack.Node, g *gang,
+	domains *pack.Domains, tried *gangConstraints, failure *pack.GangFailure,
+) ([]pack.Placement, *gangConstraints, *pack.GangFailure) {
+	if len(g.pending) == 0 {
+		return nil, tried, failure
+	}
+	id := lineID(g.pending[0])
+	for _, m := range *p.reservations.made.Load() {
+		if m.Turn.ID != id {
+			continue
+		}
+		constraints, err := newGangConstraints(ctx, fw, infos, g.pending)
+		if err != nil {
+			break
+		}
+		placements, again := p.chooser.PlanGangIn(nodes, &pack.Gang{
+			Classes: constraints.requests, Members: constraints.members, Need: g.need(), Domains: domains,
+		}, m.Within(nodes, constraints.requests, constraints))
+		if again == nil {
+			return placements, constraints, nil
+		}
+	}
+	return nil, tried, failure
+}
+
 // domains has the topology domain of each node, where the PodGroup says that its members must be in one; else nil.
 func (p *Plugin) domains(w *waiter, infos []fwk.NodeInfo) []string {
 	group, ok := p.groups.find(w.gang)
