@@ -581,7 +581,7 @@ func (p *Plugin) heldBack(pods ...*corev1.Pod) *heldBack {
 	var ends time.Time
 	for i, pod := range pods {
 		turn.Priority = max(turn.Priority, corev1helpers.PodPriority(pod))
-		end := endOf(pod, now.Add(endMargin), now)
+		end := endOf(pod, now.Add(endMargin))
 		if end.IsZero() {
 			ends = end
 			break
@@ -671,7 +671,7 @@ func (p *Plugin) occupancy(info fwk.NodeInfo, now time.Time) pack.Occupancy {
 			started = pod.Status.StartTime.Time
 			h.Since = started
 		}
-		if h.Ends = endOf(pod, started, now); h.Ends.Before(now.Add(-overdue)) {
+		if h.Ends = endOf(pod, started); h.Ends.Before(now.Add(-overdue)) {
 			h.Ends = time.Time{}
 		}
 		o.Holdings = append(o.Holdings, h)
@@ -680,7 +680,7 @@ func (p *Plugin) occupancy(info fwk.NodeInfo, now time.Time) pack.Occupancy {
 }
 
 // endOf is when a pod that started then will have ended at the latest; zero where nobody knows.
-func endOf(pod *corev1.Pod, started, now time.Time) time.Time {
+func endOf(pod *corev1.Pod, started time.Time) time.Time {
 	if pod.DeletionTimestamp != nil {
 		return pod.DeletionTimestamp.Time
 	}
