@@ -64,8 +64,8 @@ type ChurnDelays struct {
 // churn is the replay of tasks that come and leave.
 type churn struct {
 	runs
-	load, timeScale float64
-	reserveAfter    time.Duration
+	load, timeScale, passes float64
+	reserveAfter            time.Duration
 
 	// results by policy and seed.
 	results [][]sim.ChurnResult
@@ -75,7 +75,7 @@ func (c *churn) run(ctx context.Context, stderr io.Writer) (err error) {
 	c.results, err = runAll(ctx, &c.runs, stderr, func(ctx context.Context, policy string, seed uint64, progress func(int, int)) (sim.ChurnResult, error) {
 		return sim.Churn(ctx, c.in, sim.ChurnOptions{
 			Policy: policy, Seed: seed, Load: c.load, TimeScale: c.timeScale, Distribution: c.distribution,
-			ReserveAfter: c.reserveAfter.Seconds(), Progress: progress,
+			ReserveAfter: c.reserveAfter.Seconds(), Passes: c.passes, Progress: progress,
 		})
 	})
 	return err

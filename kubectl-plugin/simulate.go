@@ -32,6 +32,7 @@ type simulateFlags struct {
 	defragBudget          float64
 	churn                 bool
 	reserveAfter          time.Duration
+	passes                float64
 	timeScale             float64
 	addNodes              string
 	drain, podFiles       []string
@@ -41,7 +42,7 @@ type simulateFlags struct {
 
 // Flags that make sense in one of the two modes alone.
 var (
-	replayFlags = []string{"seeds", "load", "distribution", "defrag-budget", "churn", "time-scale", "reserve-after"}
+	replayFlags = []string{"seeds", "load", "distribution", "defrag-budget", "churn", "time-scale", "reserve-after", "passes"}
 	whatIfFlags = []string{"add-nodes", "drain", "pod-file", "stale-after"}
 )
 
@@ -79,6 +80,7 @@ func (e *env) simulateCommand() *cobra.Command {
 	flags.Float64Var(&f.defragBudget, "defrag-budget", 0, "Largest share of the tasks that defragmentation may move, 0 to 1")
 	flags.BoolVar(&f.churn, "churn", false, "Let tasks leave too, by creation_time and deletion_time of the trace")
 	flags.Float64Var(&f.timeScale, "time-scale", 1, "With --churn, what the time between arrivals is multiplied by")
+	flags.Float64Var(&f.passes, "passes", sim.DefaultPasses, "With --churn, how often each task of the trace comes in the mean")
 	flags.DurationVar(&f.reserveAfter, "reserve-after", 0, "With --churn, how long a task waits before a place is kept for it, whatever the "+
 		"policy, such as 1h; 0 keeps none")
 	flags.StringVar(&f.addNodes, "add-nodes", "", "Nodes to add, as copies of one with GPUs of that model, such as 4xA100 or 4xA100,2xH100")
@@ -268,6 +270,10 @@ func (e *env) replay(cmd *cobra.Command, f *simulateFlags, policies []string) er
 		return usagef(cmd, "--time-scale is for tasks that leave: give --churn")
 	case !f.churn && cmd.Flags().Changed("reserve-after"):
 		return usagef(cmd, "--reserve-after is for tasks that leave: give --churn")
+	case !f.churn && cmd.Flags().Changed("passes"):
+		return usagef(cmd, "--passes is for tasks that leave: give --churn")
+	case !(f.passes > 0 && f.passes <= 1000):
+		return usagef(cmd, "--passes %g is not above 0 and at most 1000", f.passes)
 	case f.reserveAfter < 0:
 		return usagef(cmd, "--reserve-after %s is below 0", f.reserveAfter)
 	case !(f.timeScale > 0 && f.timeScale <= 1000):
@@ -280,7 +286,7 @@ func (e *env) replay(cmd *cobra.Command, f *simulateFlags, policies []string) er
 	these := runs{in: in, files: f.nodes + f.snapshot + ", " + f.pods, policies: policies, seeds: seeds, distribution: f.distribution}
 	return e.write(f.file, func(w io.Writer) error {
 		if f.churn {
-			c := &churn{runs: these, load: f.load, timeScale: f.timeScale, reserveAfter: f.reserveAfter}
+			c := &churn{runs: these, load: f.load, timeScale: f.timeScale, reserveAfter: f.reserveAfter, passes: f.passes}
 			if err := c.run(cmd.Context(), e.ErrOut); err != nil {
 				return err
 			}

@@ -63,6 +63,8 @@ func TestSimulateUsage(t *testing.T) {
 		"time scale alone":       {append(replay, "--time-scale", "2"), "--time-scale is for tasks that leave: give --churn"},
 		"time scale":             {append(replay, "--churn", "--time-scale", "0"), "--time-scale 0 is not above 0 and at most 1000"},
 		"reserving alone":        {append(replay, "--reserve-after", "1h"), "--reserve-after is for tasks that leave: give --churn"},
+		"passes alone":           {append(replay, "--passes", "10"), "--passes is for tasks that leave: give --churn"},
+		"passes":                 {append(replay, "--churn", "--passes", "0"), "--passes 0 is not above 0 and at most 1000"},
 		"reserving before":       {append(replay, "--churn", "--reserve-after", "-1h"), "--reserve-after -1h0m0s is below 0"},
 		"budget of departures":   {append(replay, "--churn", "--defrag-budget", "0.1"), "--defrag-budget is for tasks that never leave: leave out --churn"},
 		"what-if flag":           {append(replay, "--drain", "a"), "--drain changes a snapshot, where no trace is replayed: leave out --pods"},
@@ -321,14 +323,14 @@ func TestSimulateChurn(t *testing.T) {
 	require.Equal(t, exitOK, got.code, got.err)
 	golden(t, "simulate-churn", withoutSecondsColumn(got.out))
 
-	got = invoke(t, nil, append(args, "-o", "json", "--load", "0.9", "--time-scale", "2", "--reserve-after", "30m")...)
+	got = invoke(t, nil, append(args, "-o", "json", "--load", "0.9", "--time-scale", "2", "--reserve-after", "30m", "--passes", "20")...)
 	require.Equal(t, exitOK, got.code, got.err)
 	decoder := json.NewDecoder(strings.NewReader(got.out))
 	decoder.DisallowUnknownFields()
 	var answer Churns
 	require.NoError(t, decoder.Decode(&answer))
 	in := trace.Input(must(trace.ReadNodes(nodes)), must(trace.ReadTasks(tasks)))
-	want, err := sim.Churn(t.Context(), in, sim.ChurnOptions{Policy: "random", Seed: 2, Load: 0.9, TimeScale: 2, ReserveAfter: 1800})
+	want, err := sim.Churn(t.Context(), in, sim.ChurnOptions{Policy: "random", Seed: 2, Load: 0.9, TimeScale: 2, ReserveAfter: 1800, Passes: 20})
 	require.NoError(t, err)
 	run := answer.Policies[1].Runs[1]
 	assert.Equal(t, []any{want.Seed, want.Hours, want.Offered, want.Allocated, want.Fragmented, want.Fragmentation, want.All.P99, want.Large.Max},
