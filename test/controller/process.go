@@ -76,6 +76,17 @@ func (p *Process) Kill() {
 	<-p.exited
 }
 
+// Stop asks the process to end and waits until it has.
+func (p *Process) Stop(t testing.TB) {
+	t.Helper()
+	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-p.exited:
+	case <-time.After(30 * time.Second):
+		require.Fail(t, "the process goes on after SIGTERM")
+	}
+}
+
 // Log returns what the process has printed.
 func (p *Process) Log() string { return p.log.String() }
 

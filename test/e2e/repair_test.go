@@ -360,3 +360,58 @@ func TestControllerKilled(t *testing.T) {
 		})
 	}
 }
+
+// Of two replicas one works, and the other goes on when that ends.
+func TestControllerTakesOver(t *testing.T) {
+	k := runningGang(t, 4, 3, nil)
+	args := append([]string{"--leader-elect=true"}, repairSoon...)
+	first := controller.Start(t, k.cp, args...)
+	k.phase(t, "train", schedulingv1alpha1.PodGroupRunning)
+	controller.Start(t, k.cp, args...)
+	old := k.runs(t, "train", 3)
+	first.Stop(t)
+	k.sicken(t, old["train-1"])
+	k.restarted(t, "train", old)
+	require.Equal(t, "1", k.phase(t, "train", schedulingv1alpha1.PodGroupRunning).Annotations[v1alpha1.AnnotationRestarts])
+}
+
+// While a gang is being ended, no member of it is placed beside those that still run.
+func TestEndingGangIsNotPlaced(t *testing.T) {
+	k := newCluster(t, 2, func(int) []v1alpha1.GPU { return a100s(4) })
+	scheduler.Start(t, k.cp, scheduler.Options{})
+	g := k.group(t, "train", 1)
+	k.create(t, "train-0", inGroup("train"), wholeGPUs(4))
+	k.placed(t, "train-0")
+	g.Annotations = map[string]string{v1alpha1.AnnotationRepair: `{"state":"Ending","policy":"restart-gang"}`}
+	require.NoError(t, k.Update(t.Context(), g))
+	k.create(t, "train-1", inGroup("train"), wholeGPUs(4))
+	require.Never(t, func() bool { return k.get(t, "train-1").Spec.NodeName != "" }, 3*time.Second, tick)
+	g.Annotations = nil
+	require.NoError(t, k.Update(t.Context(), g))
+	k.placed(t, "train-1")
+}
+
+// Members that are being deleted do not count: the next of the gang start together, or not at all.
+func TestDyingMembersDoNotCount(t *testing.T) {
+	k := newCluster(t, 3, func(int) []v1alpha1.GPU { return a100s(4) })
+	scheduler.Start(t, k.cp, scheduler.Options{})
+	k.group(t, "train", 2)
+	slow := func(p *corev1.Pod) { p.Finalizers = []string{"example.com/slow"} }
+	k.gang(t, "train", 2, wholeGPUs(4), slow)
+	k.gangPlaced(t, "train", 2)
+	for i := range 2 {
+		k.delete(t, fmt.Sprintf("train-%d", i))
+	}
+	for i := range 2 {
+		k.create(t, fmt.Sprintf("next-%d", i), inGroup("train"), wholeGPUs(4))
+	}
+	k.pendingFor(t, "next-0", "PodGroup train waits", "1 of the 2 members needed fit")
+	require.Empty(t, k.get(t, "next-1").Spec.NodeName)
+	for i := range 2 {
+		pod := k.get(t, fmt.Sprintf("train-%d", i))
+		pod.Finalizers = nil
+		require.NoError(t, k.Update(t.Context(), pod))
+	}
+	k.placed(t, "next-0")
+	k.placed(t, "next-1")
+}
