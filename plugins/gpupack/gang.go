@@ -141,6 +141,7 @@ func (g *gangs) failed(ctx context.Context, name types.NamespacedName, uid types
 	g.mu.Unlock()
 	if !keepPlace {
 		g.plugin.ledger.dropUnbound(uid)
+		g.plugin.gaveBack(ctx, name)
 		g.done(ctx, name, uid)
 		// What made its place unfit has happened already: nothing else would make the queue try it again.
 		g.plugin.clock.AfterFunc(time.Second, func() { g.plugin.activate(ctx, name) })
@@ -216,6 +217,7 @@ func (g *gangs) expire(ctx context.Context, name types.NamespacedName, plan *gan
 				g.plugin.ledger.drop(uid)
 			}
 		}
+		g.plugin.gaveBack(ctx, name)
 		if late {
 			g.plugin.activate(ctx, name)
 		}
@@ -250,6 +252,7 @@ func (g *gangs) drop(ctx context.Context, name types.NamespacedName, plan *gangP
 			waiting.Reject(Name, fmt.Sprintf("the plan of PodGroup %s was dropped: %s", name.Name, why))
 		}
 	}
+	g.plugin.gaveBack(ctx, name)
 	// No event of the API tells the queue that the gang may try again.
 	g.plugin.clock.AfterFunc(delay, func() { g.plugin.activate(ctx, name) })
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
+	"k8s.io/kubernetes/pkg/scheduler/framework"
 	clocktesting "k8s.io/utils/clock/testing"
 	schedulingv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
@@ -168,6 +169,38 @@ func TestLatePodIsWokenWhenThePlanEnds(t *testing.T) {
 			end(t, p, clock)
 			require.Contains(t, handle.activated, "late")
 			require.False(t, p.gangs.underWay(group))
+		})
+	}
+}
+
+// A pod that found no node beside a plan's places is tried again when the plan is dropped, also where that happens in the midst of
+// its cycle.
+func TestPodsBlockedByAPlanAreWoken(t *testing.T) {
+	for name, midst := range map[string]bool{"before the drop": false, "in the midst of it": true} {
+		t.Run(name, func(t *testing.T) {
+			p, handle, _ := withPlan(t, 2, 2)
+			single := gpuPod("single", "", "")
+			require.NoError(t, p.podIndexer.Add(single))
+			state := framework.NewCycleState()
+			p.beginBesidePlans(state)
+			drop := func() { p.gangs.groupChanged(t.Context(), group, "deleted") }
+			if midst {
+				drop()
+			}
+			p.block(t.Context(), state, single)
+			if !midst {
+				require.Empty(t, handle.activated)
+				drop()
+			}
+			require.Equal(t, []string{"single"}, handle.activated)
+
+			// Without a plan it waits for events as ever.
+			handle.activated = nil
+			state = framework.NewCycleState()
+			p.beginBesidePlans(state)
+			p.block(t.Context(), state, single)
+			p.gaveBack(t.Context(), group)
+			require.Empty(t, handle.activated)
 		})
 	}
 }

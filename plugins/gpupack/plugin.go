@@ -50,6 +50,7 @@ type Plugin struct {
 	groups     *podGroups
 	ledger     *ledger
 	gangs      *gangs
+	blocked    blocked
 	nodes      nodeStates
 	index      index
 	// reservations are of those that wait for places.

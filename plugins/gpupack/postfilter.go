@@ -19,6 +19,7 @@ import (
 func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, _ fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
 	decisions.WithLabelValues("unschedulable").Inc()
 	p.reservations.failed(ctx, pod)
+	p.block(ctx, state, pod)
 	c := cycleOf(state)
 	if c != nil {
 		for reason := range c.rejected {

@@ -31,6 +31,7 @@ func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev
 	if err := p.profile(); err != nil {
 		return nil, fwk.AsStatus(err)
 	}
+	p.beginBesidePlans(state)
 	pod = p.latest(pod)
 	request, err := convert.Request(pod)
 	if err != nil {

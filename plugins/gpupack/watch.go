@@ -322,6 +322,7 @@ func (p *Plugin) podChanged(ctx context.Context, old, pod *corev1.Pod) {
 	p.ledger.observe(pod)
 	if pod.Spec.NodeName != "" {
 		p.learning.settled(pod.UID)
+		p.blocked.unblock(pod.UID)
 		// The scheduler may have had no answer to the binding that came to be.
 		p.gangs.done(ctx, groupOf(pod), pod.UID)
 	}
@@ -353,6 +354,7 @@ func (p *Plugin) gangCompleted(ctx context.Context, name types.NamespacedName) {
 
 func (p *Plugin) podGone(ctx context.Context, pod *corev1.Pod) {
 	p.ledger.drop(pod.UID)
+	p.blocked.unblock(pod.UID)
 	p.learning.settled(pod.UID)
 	p.gangs.memberGone(ctx, pod)
 }
