@@ -186,18 +186,18 @@ func drawGang(t *rapid.T, classes int, required bool) gangCase {
 // within plans the gang on nodes of those racks alone, and says how many members that places.
 func (g *gangCase) within(racks func(rack int) bool) int {
 	rules := &ledgerRules{t: g.rules.t, closed: g.rules.closed, most: g.rules.most, on: map[[2]int]int{}}
-	only := &within{Constraints: rules, racks: racks, of: g.gang.Domains.Of}
+	only := &inRacks{Constraints: rules, racks: racks, of: g.gang.Domains.Of}
 	plan, _ := testChooser.PlanGang(g.nodes, g.gang.Classes, g.gang.Members, 0, only)
 	return len(plan)
 }
 
-type within struct {
+type inRacks struct {
 	Constraints
 	racks func(int) bool
 	of    []int
 }
 
-func (w *within) Feasible(class, node int) (bool, string) {
+func (w *inRacks) Feasible(class, node int) (bool, string) {
 	if !w.racks(w.of[node]) {
 		return false, "not there"
 	}
@@ -313,8 +313,8 @@ func TestPreferredDomainsAreFewest(t *testing.T) {
 		}
 		require.Len(t, plan, most)
 		used := g.racksOf(plan)
-		inRacks := g.within(func(r int) bool { return r >= 0 })
-		if inRacks == most {
+		racked := g.within(func(r int) bool { return r >= 0 })
+		if racked == most {
 			require.False(t, used[-1], "nodes of no rack are used though those of racks do")
 		}
 		delete(used, -1)
@@ -324,7 +324,7 @@ func TestPreferredDomainsAreFewest(t *testing.T) {
 				n += set >> rack & 1
 			}
 			if n < len(used) {
-				require.Less(t, g.within(func(r int) bool { return r >= 0 && set>>r&1 == 1 }), inRacks, "%d racks do", n)
+				require.Less(t, g.within(func(r int) bool { return r >= 0 && set>>r&1 == 1 }), racked, "%d racks do", n)
 			}
 		}
 	})

@@ -6,7 +6,6 @@ package convert
 import (
 	"fmt"
 
-	corev1 "k8s.io/api/core/v1"
 	schedulingv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
@@ -52,11 +51,4 @@ func Gang(group *schedulingv1alpha1.PodGroup) (GangSpec, error) {
 		}
 	}
 	return s, wrong
-}
-
-// DefaultTopologyDomains has the node label of each kind of domain that a PodGroup may name, where the operator did not choose.
-func DefaultTopologyDomains() map[string]string {
-	return map[string]string{
-		"zone": corev1.LabelTopologyZone, "rack": "topology.kubernetes.io/rack", "nvlink": "nvidia.com/gpu.clique",
-	}
 }
