@@ -18,7 +18,7 @@ func (b *bench) report(p *plan, took time.Duration) *report.Report {
 	if b.limits.qps == 0 {
 		limits = "Every client has the limits of its own configuration."
 	}
-	r := &report.Report{Intro: fmt.Sprintf("Medians of %d runs, on %d processors that the schedulers share with the API server, etcd and the benchmark, in %s. %s",
+	r := &report.Report{Intro: fmt.Sprintf("Each run %d times, of which medians are given, on %d processors that the schedulers share with the API server, etcd and the benchmark, in %s. %s",
 		b.repeats, runtime.NumCPU(), took.Round(time.Minute), limits)}
 	for _, part := range allParts() {
 		if !slices.Contains(p.parts, part) {
