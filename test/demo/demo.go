@@ -33,15 +33,17 @@ type demo struct {
 	client       kubernetes.Interface
 	dynamic      dynamic.Interface
 	stopFleet    func() error
-	schedulers   []*process
+	// programs are the schedulers and gpupack-controller.
+	programs []*process
 
 	// chatGPUs is how many GPUs only the Deployment was on, by pool and number of replicas.
 	chatGPUs map[*pool]map[int32]int
 }
 
 const (
-	scheduler = "bin/gpupack-scheduler"
-	plugin    = "bin/kubectl-gpupack"
+	scheduler  = "bin/gpupack-scheduler"
+	controller = "bin/gpupack-controller"
+	plugin     = "bin/kubectl-gpupack"
 )
 
 // run does everything up to the last promise. What it started goes on until stop.
@@ -82,7 +84,7 @@ func (d *demo) startCluster(ctx context.Context, nodes []trace.Node) error {
 	if err != nil {
 		return err
 	}
-	err = step("build gpupack-scheduler, gpupack-agent and kubectl-gpupack", func() (string, error) {
+	err = step("build gpupack-scheduler, gpupack-controller, gpupack-agent and kubectl-gpupack", func() (string, error) {
 		_, err := command(ctx, "make", "--no-print-directory", "build")
 		return "", err
 	})
@@ -103,7 +105,12 @@ func (d *demo) startCluster(ctx context.Context, nodes []trace.Node) error {
 	if err != nil {
 		return err
 	}
-	return step("start the schedulers", func() (string, error) { return "", d.startSchedulers() })
+	return step("start the schedulers and gpupack-controller", func() (string, error) {
+		if err := d.startSchedulers(); err != nil {
+			return "", err
+		}
+		return "", d.startController()
+	})
 }
 
 func (d *demo) startControlPlane(ctx context.Context) error {
@@ -125,7 +132,8 @@ func (d *demo) startControlPlane(ctx context.Context) error {
 	if err := d.controlPlane.InstallCRDs(ctx, crds...); err != nil {
 		return err
 	}
-	if err := d.controlPlane.Apply(ctx, "manifests/base/namespace.yaml", "manifests/base/rbac.yaml"); err != nil {
+	if err := d.controlPlane.Apply(ctx, "manifests/base/namespace.yaml", "manifests/base/rbac.yaml",
+		"manifests/base/controller-rbac.yaml"); err != nil {
 		return err
 	}
 	for _, p := range d.pools {
@@ -239,8 +247,24 @@ func (d *demo) startSchedulers() error {
 		if err != nil {
 			return err
 		}
-		d.schedulers = append(d.schedulers, s)
+		d.programs = append(d.programs, s)
 	}
+	return nil
+}
+
+// startController starts gpupack-controller with the rights that manifests/base gives to it. It waits for less time than it does by
+// default until it takes a node for lost.
+func (d *demo) startController() error {
+	kubeconfig, err := d.controlPlane.KubeconfigFor("system:serviceaccount:gpupack-system:gpupack-controller")
+	if err != nil {
+		return err
+	}
+	p, err := startProcess("gpupack-controller", d.controlPlane.Dir(), controller, "--kubeconfig="+kubeconfig, "--leader-elect=false",
+		"--metrics-bind-address=0", "--health-probe-bind-address=0", "--node-not-ready-after="+nodeLostAfter.String())
+	if err != nil {
+		return err
+	}
+	d.programs = append(d.programs, p)
 	return nil
 }
 
@@ -268,6 +292,9 @@ func (d *demo) submit(ctx context.Context, tasks []trace.Task) error {
 		return d.settle(ctx)
 	})
 	if err != nil {
+		return err
+	}
+	if err := step(fmt.Sprintf("let the node of %s die for a while", memberName(0)), func() (string, error) { return d.loseNode(ctx) }); err != nil {
 		return err
 	}
 	what := fmt.Sprintf("submit %d pods that each want all %d GPUs of a %s node, of which one has a sick GPU and one foreign memory",
@@ -341,16 +368,16 @@ func (d *demo) settleChat(ctx context.Context, replicas int32) (outcome string, 
 	return outcome + "; " + strings.Join(where, " and "), nil
 }
 
-// died returns an error if a scheduler has ended.
+// died returns an error if a program has ended.
 func (d *demo) died() error {
 	var errs []error
-	for _, s := range d.schedulers {
+	for _, s := range d.programs {
 		errs = append(errs, s.died())
 	}
 	return errors.Join(errs...)
 }
 
-// watch returns when ctx ends, or when a scheduler does.
+// watch returns when ctx ends, or when a program does.
 func (d *demo) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if err := d.died(); err != nil {
@@ -361,9 +388,9 @@ func (d *demo) watch(ctx context.Context) error {
 	return nil
 }
 
-// stop ends everything and removes the folder of the control plane, with the logs and the configuration of the schedulers.
+// stop ends everything and removes the folder of the control plane, with the logs and the configuration of the programs.
 func (d *demo) stop() {
-	for _, s := range d.schedulers {
+	for _, s := range d.programs {
 		s.stop()
 	}
 	if d.stopFleet != nil {

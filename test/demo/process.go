@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// process is a scheduler that runs beside us.
+// process is a program that runs beside us.
 type process struct {
 	name   string
 	log    string

@@ -125,10 +125,12 @@ func (p *pool) taskPods(tasks []trace.Task) []*corev1.Pod {
 	return pods
 }
 
+func memberName(i int) string { return fmt.Sprintf("%s-%d", gangName, i) }
+
 func (p *pool) gangPods() []*corev1.Pod {
 	var pods []*corev1.Pod
 	for i := range gangMembers {
-		pod := p.pod(fmt.Sprintf("%s-%d", gangName, i), gangName, 32_000, 128<<10, gpuNeed{whole: gangGPUs})
+		pod := p.pod(memberName(i), gangName, 32_000, 128<<10, gpuNeed{whole: gangGPUs})
 		pod.Labels[v1alpha1.LabelPodGroup] = gangName
 		pods = append(pods, pod)
 	}
