@@ -572,6 +572,9 @@ type heldBack struct {
 
 // heldBack returns what keeps the pods, which are one or all of a gang, from places.
 func (p *Plugin) heldBack(pods ...*corev1.Pod) *heldBack {
+	if p.reservations == nil {
+		return nil
+	}
 	made := *p.reservations.made.Load()
 	if len(made) == 0 || len(pods) == 0 {
 		return nil
