@@ -184,6 +184,9 @@ func (r *reservations) beingPlaced(w *waiter) bool {
 
 // failed takes that a pod, or the gang of which it is a member, found no place.
 func (r *reservations) failed(ctx context.Context, pod *corev1.Pod) {
+	if r == nil {
+		return
+	}
 	p := r.plugin
 	if p.args.ReserveAfter.Duration <= 0 {
 		return
