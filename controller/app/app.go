@@ -113,8 +113,8 @@ func NewCommand() *cobra.Command {
 		leaseName:      name,
 		metricsAddress: ":8080",
 		probeAddress:   ":8081",
-		qps:            200,
-		burst:          400,
+		qps:            500,
+		burst:          1000,
 		workers:        8,
 		schedulers:     []string{v1alpha1.SchedulerName},
 		repair: repair.Options{

@@ -87,12 +87,12 @@ func OnNode(ctx context.Context, reader client.Reader, node string) ([]types.Nam
 	return groups.UnsortedList(), nil
 }
 
-// Handler enqueues the PodGroup of a pod after Delay.
-func Handler() handler.EventHandler {
+// Handler enqueues the PodGroup of a pod after the delay.
+func Handler(delay time.Duration) handler.Funcs {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	enqueue := func(q queue, obj client.Object) {
 		if group := GroupOf(obj); group.Name != "" {
-			q.AddAfter(reconcile.Request{NamespacedName: group}, Delay)
+			q.AddAfter(reconcile.Request{NamespacedName: group}, delay)
 		}
 	}
 	return handler.Funcs{

@@ -6,6 +6,7 @@ package podgroup
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -19,6 +20,9 @@ import (
 
 	"github.com/gpupack/gpupack/controller/members"
 )
+
+// delay is how long events of pods are collected: the status of a gang that starts is written twice a second.
+const delay = 500 * time.Millisecond
 
 // Reconciler writes the status of PodGroups.
 type Reconciler struct {
@@ -34,7 +38,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("podgroup").
 		For(&schedulingv1alpha1.PodGroup{}).
-		Watches(&corev1.Pod{}, members.Handler()).
+		Watches(&corev1.Pod{}, members.Handler(delay)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: r.Workers}).
 		Complete(r)
 }
@@ -60,7 +64,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	group.Status = want
 	err = r.Status().Patch(ctx, &group, patch)
 	if apierrors.IsConflict(err) {
-		return ctrl.Result{RequeueAfter: members.Delay}, nil
+		return ctrl.Result{RequeueAfter: delay}, nil
 	}
 	return ctrl.Result{}, client.IgnoreNotFound(err)
 }

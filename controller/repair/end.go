@@ -31,15 +31,21 @@ const parallel = 16
 // settleAgain is when to look again at a pod that takes its time to end; its events come before.
 const settleAgain = 5 * time.Second
 
-// end deletes the members that the repair under way ends.
+// end deletes the members that the repair under way ends, each once, however long the cache takes to show it.
 func (r *Reconciler) end(ctx context.Context, g *gang) error {
 	return each(g.toEnd(), func(pod *corev1.Pod) error {
+		// Before the deletion, whose events take it out again.
+		if _, done := r.ended.LoadOrStore(pod.UID, nil); done {
+			return nil
+		}
 		if isBare(pod) {
 			if err := r.keep(ctx, g, pod); err != nil {
+				r.ended.Delete(pod.UID)
 				return err
 			}
 		}
 		if err := r.remove(ctx, g, pod); err != nil {
+			r.ended.Delete(pod.UID)
 			return err
 		}
 		reason := eventGangRestarted

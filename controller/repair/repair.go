@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -70,6 +71,8 @@ type Reconciler struct {
 	Options    Options
 
 	failures failures
+	// ended has the UIDs of pods that are deleted, until the cache shows it.
+	ended sync.Map
 }
 
 // SetupWithManager makes the manager run it. The manager's cache must be indexed by package members.

@@ -37,9 +37,10 @@ func (r *Reconciler) groupsOnNode() handler.EventHandler {
 	})
 }
 
-// podHandler enqueues the gang of a pod, and remembers pods that fail, since their owners may delete them at once.
+// podHandler enqueues the gang of a pod. It remembers pods that fail, since their owners may delete them at once, and forgets
+// those that it now sees end.
 func (r *Reconciler) podHandler() handler.EventHandler {
-	funcs := members.Handler().(handler.Funcs)
+	funcs := members.Handler(members.Delay)
 	update := funcs.UpdateFunc
 	funcs.UpdateFunc = func(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		before, _ := e.ObjectOld.(*corev1.Pod)
@@ -48,7 +49,15 @@ func (r *Reconciler) podHandler() handler.EventHandler {
 			after.DeletionTimestamp == nil && slices.Contains(r.Schedulers, after.Spec.SchedulerName) {
 			r.failures.add(after)
 		}
+		if after != nil && after.DeletionTimestamp != nil {
+			r.ended.Delete(after.UID)
+		}
 		update(ctx, e, q)
+	}
+	remove := funcs.DeleteFunc
+	funcs.DeleteFunc = func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		r.ended.Delete(e.Object.GetUID())
+		remove(ctx, e, q)
 	}
 	return funcs
 }
