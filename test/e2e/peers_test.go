@@ -88,13 +88,11 @@ func TestPeersPendingGangStarvesOthers(t *testing.T) {
 		for i := range 3 {
 			k.create(t, fmt.Sprintf("single-%d", i), wholeGPUs(1), by)
 		}
-		others := func() bool { return k.boundOf(t, "single-%d", 3) == 3 }
+		when := took(t, func() bool { return k.boundOf(t, "single-%d", 3) == 3 })
 		if ours {
-			require.Eventually(t, others, eventually, tick)
+			require.Equal(t, 3, k.boundOf(t, "single-%d", 3))
 			require.Zero(t, k.membersBound(t, "gang"))
-			return
 		}
-		when := took(t, others)
 		t.Logf("#713: 3 pods that fit are placed %s; %d members of the gang are bound", when, k.membersBound(t, "gang"))
 	})
 }
@@ -144,12 +142,11 @@ func TestPeersGangThatFitsInSumAlone(t *testing.T) {
 			k.pendingFor(t, "sum-0", "PodGroup sum waits", "2 of the 3 members needed fit")
 		}
 		k.create(t, "other", wholeGPUs(3), by)
-		if ours {
-			k.placed(t, "other")
-			require.Zero(t, k.membersBound(t, "sum"))
-			return
-		}
 		when := took(t, func() bool { return k.get(t, "other").Spec.NodeName != "" })
+		if ours {
+			require.NotEmpty(t, k.get(t, "other").Spec.NodeName)
+			require.Zero(t, k.membersBound(t, "sum"))
+		}
 		t.Logf("#930: a pod that fits beside a gang that does not is placed %s; %d members of the gang are bound", when, k.membersBound(t, "sum"))
 	})
 }
@@ -166,13 +163,11 @@ func TestPeersTwoGangsInterleave(t *testing.T) {
 				k.create(t, fmt.Sprintf("%d-%s", i, name), inGroup(name), wholeGPUs(1), by)
 			}
 		}
-		oneIsWhole := func() bool { return max(k.membersBound(t, "red"), k.membersBound(t, "blue")) == 3 }
+		when := took(t, func() bool { return max(k.membersBound(t, "red"), k.membersBound(t, "blue")) == 3 })
 		if ours {
-			require.Eventually(t, oneIsWhole, eventually, tick)
+			require.Equal(t, 3, max(k.membersBound(t, "red"), k.membersBound(t, "blue")))
 			require.Zero(t, min(k.membersBound(t, "red"), k.membersBound(t, "blue")))
-			return
 		}
-		when := took(t, oneIsWhole)
 		t.Logf("#117: one of two gangs is whole %s: %d and %d members are bound", when, k.membersBound(t, "red"), k.membersBound(t, "blue"))
 	})
 }
