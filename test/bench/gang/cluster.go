@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -305,27 +306,34 @@ func (c *cluster) clear(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, fmt.Errorf("the pods of the last run are not gone after 5 minutes"))
 	defer cancel()
 	now := metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0), PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
-	if err := c.client.BatchV1().Jobs(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}); err != nil {
-		return err
-	}
-	if err := c.dynamic.Resource(podGroups).Namespace(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}); err != nil {
-		return err
-	}
 	for {
-		if err := c.client.CoreV1().Pods(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}); err != nil {
-			return err
-		}
-		list, err := c.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
-		if err != nil {
-			return err
-		}
-		if len(list.Items) == 0 {
+		gone, err := c.deleteAll(ctx, now)
+		switch {
+		case ctx.Err() != nil:
+			return errors.Join(context.Cause(ctx), err)
+		case gone && err == nil:
 			return nil
 		}
+		// The API server gives up on a collection that takes it more than a minute, and has deleted a part by then.
 		if err := sleep(ctx, time.Second); err != nil {
 			return err
 		}
 	}
+}
+
+// deleteAll deletes what it can and says whether no pods are left.
+func (c *cluster) deleteAll(ctx context.Context, how metav1.DeleteOptions) (gone bool, err error) {
+	if err := c.client.BatchV1().Jobs(namespace).DeleteCollection(ctx, how, metav1.ListOptions{}); err != nil {
+		return false, err
+	}
+	if err := c.dynamic.Resource(podGroups).Namespace(namespace).DeleteCollection(ctx, how, metav1.ListOptions{}); err != nil {
+		return false, err
+	}
+	if err := c.client.CoreV1().Pods(namespace).DeleteCollection(ctx, how, metav1.ListOptions{}); err != nil {
+		return false, err
+	}
+	list, err := c.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+	return err == nil && len(list.Items) == 0, err
 }
 
 // requests are those of the API server for pods, their bindings, events and PodGroups, which a scheduler makes.

@@ -52,7 +52,9 @@ func (c *cluster) track(ctx context.Context, all bool) (*tracker, error) {
 			o.FieldSelector = selector
 			return c.client.CoreV1().Pods(namespace).Watch(ctx, o)
 		},
-		ListFunc: func(metav1.ListOptions) (runtime.Object, error) { return nil, fmt.Errorf("nothing to list") },
+		ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+			return nil, fmt.Errorf("nothing to list")
+		},
 	})
 	if err != nil {
 		return nil, err
