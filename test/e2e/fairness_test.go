@@ -241,3 +241,27 @@ func TestWhoCannotStartBlocksNobody(t *testing.T) {
 	k.publish(t, k.nodes[0])
 	k.placed(t, "another")
 }
+
+// While a gang waits for one node, whatever fits runs on the others.
+func TestOthersRunWhereNothingIsReserved(t *testing.T) {
+	k := newCluster(t, 2, func(int) []v1alpha1.GPU { return a100s(8) })
+	s := scheduler.Start(t, k.cp, impatient())
+	for i, node := range k.nodes {
+		k.fill(t, fmt.Sprintf("on-%d", i), 1, func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelHostname: node} })
+	}
+	k.group(t, "train", 2)
+	k.gang(t, "train", 2, wholeGPUs(4))
+	k.gangPlaced(t, "train", 2)
+	k.group(t, "next", 1)
+	k.gang(t, "next", 1, wholeGPUs(8))
+	k.pendingFor(t, "next-0", "PodGroup next waits")
+	reserved(t, s, 1)
+	k.fill(t, "small", 3)
+	on := map[string]bool{}
+	for i := range 3 {
+		on[k.get(t, fmt.Sprintf("small-%d", i)).Spec.NodeName] = true
+	}
+	require.Len(t, on, 1, "three GPUs are free on each node, and those of one are reserved")
+	k.create(t, "one-more", wholeGPUs(1))
+	k.pendingFor(t, "one-more", "reserved for PodGroup next")
+}
