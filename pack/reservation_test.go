@@ -555,3 +555,71 @@ func TestReservationEndsStarvation(t *testing.T) {
 		require.Equal(t, w.now, again.Start)
 	})
 }
+
+// A second unit claims nothing that the first has claimed.
+func TestReservationsDoNotOverlap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t, rapid.Bool().Draw(t, "known"))
+		l := &testChooser.Limits
+		first, second := drawUnit(t), drawUnit(t)
+		second.Turn = Turn{Since: t0, ID: "second"}
+		a := l.Reserve(w.now, w.nodes, first, nil, nil, nil)
+		if a == nil {
+			return
+		}
+		b := l.Reserve(w.now, w.nodes, second, nil, []*Reservation{a}, nil)
+		if b == nil {
+			return
+		}
+		require.False(t, a.Start.IsZero() && !b.Start.IsZero() && sharesNode(a, b), "the second cannot know when the first has its places")
+		for i := range w.nodes {
+			o := &w.nodes[i]
+			if claims := joint(o.Node.Name, []*Reservation{a, b}); len(claims.claims) > 0 {
+				_, _, ok := l.future(w.now, o, claims)
+				require.True(t, ok, "%s", o.Node.Name)
+			}
+		}
+	})
+}
+
+func sharesNode(a, b *Reservation) bool {
+	for name := range a.Claims {
+		if len(b.Claims[name]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func BenchmarkReserve(b *testing.B) {
+	for _, known := range []bool{false, true} {
+		nodes := occupied(5000)
+		for i := range nodes {
+			for j := range 8 {
+				ends := time.Duration(0)
+				if known {
+					ends = time.Duration(1+(i*7919+j*104729)%3600) * time.Second
+				}
+				nodes[i].run(fmt.Sprintf("%d-%d", i, j), gpus(1), time.Duration(1+(i*31+j*17)%1000)*time.Minute, ends)
+			}
+		}
+		u := unit(64, gpus(8))
+		b.Run(fmt.Sprintf("5000 nodes, 64 members, known=%t", known), func(b *testing.B) {
+			for b.Loop() {
+				testChooser.Limits.Reserve(t0, nodes, u, nil, nil, nil)
+			}
+		})
+		r := testChooser.Limits.Reserve(t0, nodes, u, nil, nil, nil)
+		var at int
+		for at = range nodes {
+			if r.Claims[nodes[at].Node.Name] != nil {
+				break
+			}
+		}
+		b.Run(fmt.Sprintf("view of a node, known=%t", known), func(b *testing.B) {
+			for b.Loop() {
+				testChooser.Limits.Beside(t0, &nodes[at], r)
+			}
+		})
+	}
+}
