@@ -67,7 +67,7 @@ bench-packing-scale: ## Measure what one placement costs in small and large clus
 bench-gang: ## Time gangs beside coscheduling and the default profile, for about 40 minutes; fails if gpupack misses a goal.
 	@mkdir -p bin
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(call stamp,$(KUBERNETES_VERSION)+gpupack-$(VERSION))' -o bin/ ./cmd/gpupack-scheduler
-	@CGO_ENABLED=0 go build -trimpath -ldflags '$(call stamp,$(KUBERNETES_VERSION))' -o bin/coscheduling-scheduler ./test/bench/gang/coscheduling
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(call stamp,$(KUBERNETES_VERSION))' -o bin/coscheduling-scheduler ./test/coscheduling
 	@CGO_ENABLED=0 go build -trimpath -o bin/bench-gang ./test/bench/gang
 	@bin/bench-gang $(BENCHFLAGS)
 

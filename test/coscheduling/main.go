@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command coscheduling is kube-scheduler with the coscheduling plugin of scheduler-plugins, to which tests and benchmarks compare
-// gpupack.
+// gpupack. Without a profile that names the plugin, it is kube-scheduler and nothing else.
 package main
 
 import (
