@@ -317,8 +317,6 @@ func (p *Plugin) gang(name types.NamespacedName) (*gang, error) {
 			g.unbound = append(g.unbound, pod)
 		}
 		switch {
-		case pod.DeletionTimestamp != nil:
-			// Its place is about to be free, and those who come after it are to start together.
 		case pod.Spec.NodeName != "" || p.ledger.has(string(pod.UID)):
 			g.held++
 		case len(pod.Spec.SchedulingGates) == 0 && pod.Spec.SchedulerName == p.handle.ProfileName():

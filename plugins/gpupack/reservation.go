@@ -25,7 +25,6 @@ import (
 	schedulingv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"github.com/gpupack/gpupack/api/convert"
-	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/pack"
 )
 
@@ -121,10 +120,7 @@ func (r *reservations) watch(ctx context.Context) error {
 			changed(pod, convert.IsTerminal(pod) && !convert.IsTerminal(before))
 		},
 		DeleteFunc: func(obj any) {
-			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = last.Obj
-			}
-			if pod, ok := obj.(*corev1.Pod); ok {
+			if pod, ok := deleted[*corev1.Pod](obj); ok {
 				changed(pod, true)
 			}
 		},
@@ -184,9 +180,6 @@ func (r *reservations) beingPlaced(w *waiter) bool {
 
 // failed takes that a pod, or the gang of which it is a member, found no place.
 func (r *reservations) failed(ctx context.Context, pod *corev1.Pod) {
-	if r == nil {
-		return
-	}
 	p := r.plugin
 	if p.args.ReserveAfter.Duration <= 0 {
 		return
@@ -386,8 +379,9 @@ func (p *Plugin) domains(w *waiter, infos []fwk.NodeInfo) []string {
 	if !ok {
 		return nil
 	}
-	label, ok := p.args.TopologyDomains[group.Annotations[v1alpha1.AnnotationTopologyRequired]]
-	if !ok {
+	spec, err := convert.Gang(group)
+	label, known := p.args.TopologyDomains[spec.Topology]
+	if err != nil || !spec.TopologyRequired || !known {
 		return nil
 	}
 	out := make([]string, len(infos))
@@ -575,9 +569,6 @@ type heldBack struct {
 
 // heldBack returns what keeps the pods, which are one or all of a gang, from places.
 func (p *Plugin) heldBack(pods ...*corev1.Pod) *heldBack {
-	if p.reservations == nil {
-		return nil
-	}
 	made := *p.reservations.made.Load()
 	if len(made) == 0 || len(pods) == 0 {
 		return nil

@@ -85,7 +85,7 @@ func newProfile(t testing.TB, nodes int, chosen pack.Policy, changes ...func(i i
 		learning: newLearning(distribution, client, pods, "ns", "gpupack"),
 		profile:  func() error { return nil },
 	}
-	f.p.gangs = newGangs(f.p)
+	f.p.gangs, f.p.reservations = newGangs(f.p), newReservations(f.p)
 	f.p.telemetry.byKey = map[types.NamespacedName]*v1alpha1.GPUNode{}
 	f.p.telemetry.synced = func() bool { return true }
 	f.p.groups.synced = f.p.telemetry.synced
@@ -420,7 +420,8 @@ func (a *activations) Activate(_ klog.Logger, pods map[string]*corev1.Pod) {
 func TestShortlistThatFailsIsTriedAgain(t *testing.T) {
 	clock := clocktesting.NewFakeClock(time.Now())
 	handle := &activations{}
-	p := &Plugin{handle: handle, clock: clock}
+	p := &Plugin{handle: handle, clock: clock, args: &config.GPUPackArgs{}}
+	p.reservations = newReservations(p)
 	state := framework.NewCycleState()
 	state.Write(cycleKey, &cycle{rejected: &rejections{}, short: &shortlist{}})
 	_, status := p.PostFilter(t.Context(), state, asks("p", nil), nil)

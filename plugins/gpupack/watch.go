@@ -153,10 +153,7 @@ func (p *Plugin) watchCRDs(ctx context.Context) error {
 			p.groupChanged(ctx, old.(*schedulingv1alpha1.PodGroup), obj.(*schedulingv1alpha1.PodGroup))
 		},
 		DeleteFunc: func(obj any) {
-			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = last.Obj
-			}
-			if group, ok := obj.(*schedulingv1alpha1.PodGroup); ok {
+			if group, ok := deleted[*schedulingv1alpha1.PodGroup](obj); ok {
 				p.groupGone(ctx, group)
 			}
 		},
@@ -192,6 +189,15 @@ func (p *Plugin) groupGone(ctx context.Context, group *schedulingv1alpha1.PodGro
 	p.gangs.forget(name)
 }
 
+// deleted is the object of a deletion that an informer tells of. Of one that it missed, it has what it saw last.
+func deleted[T any](obj any) (T, bool) {
+	if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = last.Obj
+	}
+	gone, ok := obj.(T)
+	return gone, ok
+}
+
 func watch[T interface {
 	metav1.Object
 	runtime.Object
@@ -224,10 +230,7 @@ func watch[T interface {
 		AddFunc:    func(obj any) { store.set(obj.(T)) },
 		UpdateFunc: func(_, obj any) { store.set(obj.(T)) },
 		DeleteFunc: func(obj any) {
-			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = last.Obj
-			}
-			if gone, ok := obj.(T); ok {
+			if gone, ok := deleted[T](obj); ok {
 				store.remove(gone)
 			}
 		},
@@ -265,10 +268,7 @@ func (p *Plugin) complain(ctx context.Context, old, gn *v1alpha1.GPUNode) {
 func (p *Plugin) watchNodes() error {
 	_, err := p.handle.SharedInformerFactory().Core().V1().Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		DeleteFunc: func(obj any) {
-			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = last.Obj
-			}
-			if node, ok := obj.(*corev1.Node); ok {
+			if node, ok := deleted[*corev1.Node](obj); ok {
 				p.nodes.byName.Delete(node.Name)
 				p.ledger.forgetNode(node.Name)
 			}
@@ -307,10 +307,7 @@ func (p *Plugin) watchPods(ctx context.Context) error {
 			p.podChanged(ctx, before, pod)
 		},
 		DeleteFunc: func(obj any) {
-			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = last.Obj
-			}
-			if pod, ok := obj.(*corev1.Pod); ok {
+			if pod, ok := deleted[*corev1.Pod](obj); ok {
 				p.podGone(ctx, pod)
 			}
 		},
