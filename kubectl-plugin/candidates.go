@@ -209,20 +209,25 @@ type placed struct {
 	gpus []int
 }
 
-// plan asks pack where the pods would go together, as the scheduler does for a gang of which need members must be placed. With
-// a need of 0 it places each pod for itself. It changes nothing: see commit.
-func (c *candidates) plan(pods []*corev1.Pod, need int) ([]placed, *pack.GangFailure, error) {
-	return c.planIn(pods, need, nil)
+// planGang asks pack where the waiting members of a gang would go together, beside those that are held on nodes already, as the
+// scheduler does. labels has the node label of each kind of domain. It changes nothing: see commit. The error is why the gang
+// cannot be placed wherever there is room: an *invalidMember, or what is wrong with its domains.
+func (c *candidates) planGang(group *podgroupv1alpha1.PodGroup, held, waiting []*corev1.Pod, labels map[string]string) ([]placed,
+	*pack.GangFailure, error) {
+	domains, err := c.domains(group, held, labels)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.plan(waiting, max(1, int(group.Spec.MinMember)-len(held)), domains)
 }
 
-// domains are those in which a gang should stay. The error is why it cannot be placed. Kinds that the operator has added are not known
-// here, so that such gangs are planned without.
-func (c *candidates) domains(group *podgroupv1alpha1.PodGroup, held []convert.HeldMember) (*pack.Domains, error) {
+// domains are those in which a gang should stay. Kinds that the operator has added are not known here, so that such gangs are
+// planned without.
+func (c *candidates) domains(group *podgroupv1alpha1.PodGroup, held []*corev1.Pod, labels map[string]string) (*pack.Domains, error) {
 	spec, err := convert.Gang(group)
 	if err != nil {
 		return nil, err
 	}
-	labels := convert.DefaultTopologyDomains()
 	if _, ok := labels[spec.Topology]; !ok {
 		return nil, nil
 	}
@@ -230,11 +235,16 @@ func (c *candidates) domains(group *podgroupv1alpha1.PodGroup, held []convert.He
 	for i := range c.nodes {
 		nodes[i] = &c.nodes[i]
 	}
-	return convert.GangDomains(group.Name, &spec, labels, nodes, held)
+	places := make([]convert.HeldMember, len(held))
+	for i, pod := range held {
+		places[i] = convert.HeldMember{Name: pod.Name, Node: pod.Spec.NodeName}
+	}
+	return convert.GangDomains(group.Name, &spec, labels, nodes, places)
 }
 
-// planIn is plan for a gang that should stay in domains, if they are not nil.
-func (c *candidates) planIn(pods []*corev1.Pod, need int, domains *pack.Domains) ([]placed, *pack.GangFailure, error) {
+// plan asks pack where pods would go, of which need must have a place at once, and which should stay in domains if those are not nil.
+// With a need of 0 it places each pod for itself. It changes nothing: see commit. The error is an *invalidMember.
+func (c *candidates) plan(pods []*corev1.Pod, need int, domains *pack.Domains) ([]placed, *pack.GangFailure, error) {
 	room := &gangRoom{c: c, added: make([]corev1.ResourceList, len(c.nodes))}
 	var classes []pack.Request
 	members := make([]pack.Member, len(pods))

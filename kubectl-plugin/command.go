@@ -240,6 +240,21 @@ func take[T any](items []T, names []string, kind string, nameOf func(*T) string)
 
 // completePods offers the names of pods that keep accepts, in the namespace of the flags.
 func (e *env) completePods(keep func(*corev1.Pod) bool) cobra.CompletionFunc {
+	return e.completeNames(func(ctx context.Context, r client.Reader, namespace string) ([]string, error) {
+		pods, err := listPods(ctx, r, &podScope{namespace: namespace, keep: keep})
+		if err != nil {
+			return nil, err
+		}
+		names := make([]string, len(pods))
+		for i := range pods {
+			names[i] = pods[i].Name
+		}
+		return names, nil
+	})
+}
+
+// completeNames offers those of the names in the namespace of the flags that are not among the arguments yet.
+func (e *env) completeNames(names func(ctx context.Context, r client.Reader, namespace string) ([]string, error)) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		namespace, err := (&namespaceFlags{}).resolve(e)
 		if err != nil {
@@ -249,16 +264,10 @@ func (e *env) completePods(keep func(*corev1.Pod) bool) cobra.CompletionFunc {
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
-		pods, err := listPods(cmd.Context(), r, &podScope{namespace: namespace, keep: keep})
+		all, err := names(cmd.Context(), r, namespace)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
-		var names []string
-		for i := range pods {
-			if !slices.Contains(args, pods[i].Name) {
-				names = append(names, pods[i].Name)
-			}
-		}
-		return names, cobra.ShellCompDirectiveNoFileComp
+		return slices.DeleteFunc(all, func(name string) bool { return slices.Contains(args, name) }), cobra.ShellCompDirectiveNoFileComp
 	}
 }

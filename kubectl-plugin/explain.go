@@ -5,7 +5,6 @@ package kubectlplugin
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -419,16 +418,15 @@ func (e *env) explainGang(ctx context.Context, r client.Reader, answer *Explanat
 		return err
 	}
 	gang := &Gang{Name: name, Members: len(members.pods)}
-	var waiting []*corev1.Pod
-	var held []convert.HeldMember
+	var waiting, held []*corev1.Pod
 	for i := range members.pods {
 		if m := &members.pods[i]; m.Spec.NodeName != "" {
-			gang.Placed++
-			held = append(held, convert.HeldMember{Name: m.Name, Node: m.Spec.NodeName})
+			held = append(held, m)
 		} else {
-			waiting = append(waiting, &members.pods[i])
+			waiting = append(waiting, m)
 		}
 	}
+	gang.Placed = len(held)
 	answer.Gang = gang
 	group := members.podGroup(types.NamespacedName{Namespace: pod.Namespace, Name: name})
 	if group == nil {
@@ -441,22 +439,13 @@ func (e *env) explainGang(ctx context.Context, r client.Reader, answer *Explanat
 	if c == nil {
 		return nil
 	}
-	need := max(1, gang.MinMember-gang.Placed)
 	if missing := gang.MinMember - gang.Members; missing > 0 {
 		gang.WaitsFor = fmt.Sprintf("%s to be created (%d of %d exist)", plural(missing, "more member"), gang.Members, gang.MinMember)
 	}
-	domains, err := c.domains(group, held)
-	if err != nil {
-		gang.WaitsFor = err.Error()
-		return nil
-	}
-	_, failure, err := c.planIn(waiting, need, domains)
-	var invalid *invalidMember
+	_, failure, err := c.planGang(group, held, waiting, convert.DefaultTopologyDomains())
 	switch {
-	case errors.As(err, &invalid):
-		gang.WaitsFor = invalid.Error()
 	case err != nil:
-		return err
+		gang.WaitsFor = err.Error()
 	case failure != nil:
 		gang.Room = failure.Placed
 		if gang.WaitsFor == "" {

@@ -6,7 +6,6 @@ package kubectlplugin
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -118,7 +117,7 @@ func (e *env) gangsCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.ValidArgsFunction = e.completeGangs
+	cmd.ValidArgsFunction = e.completeGangs()
 	out.add(cmd)
 	namespaces.add(cmd)
 	e.addStaleAfter(cmd)
@@ -128,26 +127,18 @@ func (e *env) gangsCommand() *cobra.Command {
 }
 
 // completeGangs offers the names of PodGroups.
-func (e *env) completeGangs(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	namespace, err := (&namespaceFlags{}).resolve(e)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	r, err := e.reader()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	s, err := read(cmd.Context(), r, e.now(), scope{podGroups: &namespace})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var names []string
-	for i := range s.podGroups {
-		if !slices.Contains(args, s.podGroups[i].Name) {
-			names = append(names, s.podGroups[i].Name)
+func (e *env) completeGangs() cobra.CompletionFunc {
+	return e.completeNames(func(ctx context.Context, r client.Reader, namespace string) ([]string, error) {
+		s, err := read(ctx, r, e.now(), scope{podGroups: &namespace})
+		if err != nil {
+			return nil, err
 		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+		names := make([]string, len(s.podGroups))
+		for i := range s.podGroups {
+			names[i] = s.podGroups[i].Name
+		}
+		return names, nil
+	})
 }
 
 // gangs reads the gangs of a namespace, those of the names or all, and works out why those that wait do so.
@@ -188,7 +179,7 @@ func (e *env) gangs(ctx context.Context, r client.Reader, namespace string, name
 		}
 		if g := &items[i]; g.WaitsFor == unknownWait {
 			key := types.NamespacedName{Namespace: g.Namespace, Name: g.Name}
-			if err := e.explainWait(s, c, g, s.podGroup(key), members[key]); err != nil {
+			if err := e.explainWait(s, c, g, s.podGroup(key), members[key], domains); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -326,44 +317,36 @@ func scheduledAt(pod *corev1.Pod) time.Time {
 }
 
 // explainWait fills in why a gang that has its members waits, and what would let it in.
-func (e *env) explainWait(s *snapshot, c *candidates, g *GangState, group *podgroupv1alpha1.PodGroup, pods []*corev1.Pod) error {
-	var waiting []*corev1.Pod
+func (e *env) explainWait(s *snapshot, c *candidates, g *GangState, group *podgroupv1alpha1.PodGroup, pods []*corev1.Pod,
+	domains map[string]string) error {
+	var held, waiting []*corev1.Pod
 	for _, pod := range pods {
-		if pod.Spec.NodeName != "" || convert.IsTerminal(pod) {
-			continue
-		}
-		if len(pod.Spec.SchedulingGates) > 0 {
+		switch {
+		case convert.IsTerminal(pod):
+		case pod.Spec.NodeName != "":
+			held = append(held, pod)
+		case len(pod.Spec.SchedulingGates) > 0:
 			g.WaitsFor = fmt.Sprintf("member %s is held back by the scheduling gate %s", pod.Name, pod.Spec.SchedulingGates[0].Name)
 			return nil
+		default:
+			waiting = append(waiting, pod)
 		}
-		waiting = append(waiting, pod)
 	}
-	need := max(1, g.MinMember-g.Placed)
-	fit := func(c *candidates) (*int, string, error) {
-		_, failure, err := c.plan(waiting, need)
-		if err != nil || failure == nil {
-			return nil, "", err
-		}
-		return &failure.Placed, failure.Error(), nil
-	}
-	room, why, err := fit(c)
-	var invalid *invalidMember
+	_, failure, err := c.planGang(group, held, waiting, domains)
 	switch {
-	case errors.As(err, &invalid):
-		g.WaitsFor = invalid.Error()
-		return nil
 	case err != nil:
-		return err
-	case room == nil:
+		g.WaitsFor = err.Error()
+		return nil
+	case failure == nil:
 		g.Room, g.WaitsFor = len(waiting), "the scheduler, though there is room: it is about to be placed, or held up by what kubectl describe says of its pods"
 		return nil
 	}
-	g.Room, g.WaitsFor = *room, why
+	g.Room, g.WaitsFor = failure.Placed, failure.Error()
 	try := func(change func(*snapshot)) (bool, error) {
 		other := s.copy()
 		change(other)
-		room, _, err := fit(newCandidates(other, c.taken, c.chooser, e.view))
-		return err == nil && room == nil, err
+		_, failure, err := newCandidates(other, c.taken, c.chooser, e.view).planGang(group, held, waiting, domains)
+		return err == nil && failure == nil, err
 	}
 	if cordoned := s.cordoned(); len(cordoned) > 0 {
 		ok, err := try(func(s *snapshot) {
@@ -378,15 +361,15 @@ func (e *env) explainWait(s *snapshot, c *candidates, g *GangState, group *podgr
 			g.Fixes = append(g.Fixes, shortList(cordoned, 3)+" uncordoned")
 		}
 	}
-	fewest, like, err := s.fewestNodes(need, try)
+	fewest, like, err := s.fewestNodes(max(1, g.MinMember-g.Placed), try)
 	if err != nil {
 		return err
 	}
 	if fewest > 0 {
 		g.Fixes = append(g.Fixes, fmt.Sprintf("%s like %s", plural(fewest, "more node"), like))
 	}
-	if start := g.Placed + *room; *room > 0 && group != nil {
-		g.Fixes = append(g.Fixes, fmt.Sprintf("a minMember of %d", start))
+	if g.Room > 0 {
+		g.Fixes = append(g.Fixes, fmt.Sprintf("a minMember of %d", g.Placed+g.Room))
 	}
 	return nil
 }

@@ -171,3 +171,23 @@ func TestGangsWithoutPodGroups(t *testing.T) {
 	items := gangItems(t, cluster(t, objects, "PodGroup"))
 	assert.Equal(t, "PodGroup a does not exist in namespace default", items["a"].WaitsFor)
 }
+
+// A gang that must be in one domain waits for room in one, however much there is in all.
+func TestGangsKeepToTheirDomain(t *testing.T) {
+	in := func(key, domain string) func(*corev1.Node) { return func(n *corev1.Node) { n.Labels[key] = domain } }
+	for label, args := range map[string][]string{
+		"topology.kubernetes.io/rack": nil,
+		"example.com/rack":            {"--topology-domains", "rack=example.com/rack"},
+	} {
+		objects := []client.Object{
+			node("a", 8, in(label, "r1")), node("b", 8, in(label, "r2")),
+			gpuNode("a", "H100", 8, 81920), gpuNode("b", "H100", 8, 81920),
+			groupWith("default", "train", 2, groupAnnotated(v1alpha1.AnnotationTopologyRequired, "rack")),
+			pod("default", "train-0", asks(v1alpha1.ResourceGPU, "8"), inGang("train")),
+			pod("default", "train-1", asks(v1alpha1.ResourceGPU, "8"), inGang("train")),
+		}
+		train := gangItems(t, cluster(t, objects), args...)["train"]
+		assert.Contains(t, train.WaitsFor, "rack r1 has room for 1 of the 2 members needed", label)
+		assert.Contains(t, train.Fixes, "1 more node like a (8 x H100)", label)
+	}
+}

@@ -6,6 +6,7 @@ package kubectlplugin
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -416,7 +417,7 @@ func (w *whatIfRun) placeAlike(unit []*arrival) {
 		unit[0].fail(why, nil)
 		return
 	}
-	plan, _, err := w.c.plan(podsOf(unit), 0)
+	plan, _, err := w.c.plan(podsOf(unit), 0, nil)
 	if err != nil {
 		// The requests have been read before without an error.
 		unit[0].fail(err.Error(), nil)
@@ -448,30 +449,25 @@ func (w *whatIfRun) placeGang(name types.NamespacedName, unit []*arrival) {
 		failAll("PodGroup %s does not exist in namespace %s", name.Name, name.Namespace)
 		return
 	}
-	held := 0
-	var places []convert.HeldMember
+	// Pods without a node were taken out of the snapshot.
+	var held []*corev1.Pod
 	for i := range w.s.pods {
 		if pod := &w.s.pods[i]; gangKey(pod) == name {
-			held++
-			if pod.Spec.NodeName != "" {
-				places = append(places, convert.HeldMember{Name: pod.Name, Node: pod.Spec.NodeName})
-			}
+			held = append(held, pod)
 		}
 	}
 	minMember := int(group.Spec.MinMember)
-	if missing := minMember - held - len(members); missing > 0 {
-		failAll("PodGroup %s waits for %d more pods: it needs %d and has %d", name.Name, missing, minMember, held+len(members))
+	if missing := minMember - len(held) - len(members); missing > 0 {
+		failAll("PodGroup %s waits for %d more pods: it needs %d and has %d", name.Name, missing, minMember, len(held)+len(members))
 		return
 	}
-	domains, err := w.c.domains(group, places)
-	if err != nil {
-		failAll("%v", err)
-		return
-	}
-	plan, failure, err := w.c.planIn(podsOf(members), max(1, minMember-held), domains)
+	plan, failure, err := w.c.planGang(group, held, podsOf(members), convert.DefaultTopologyDomains())
+	var invalid *invalidMember
 	switch {
+	case errors.As(err, &invalid):
+		failAll("PodGroup %s waits: %v", name.Name, invalid)
 	case err != nil:
-		failAll("PodGroup %s waits: %v", name.Name, err)
+		failAll("%v", err)
 	case failure != nil:
 		failAll("PodGroup %s waits: %v", name.Name, failure)
 	default:
