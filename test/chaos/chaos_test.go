@@ -186,7 +186,7 @@ func (w *world) actions() map[string]func(*rapid.T) {
 			once := sync.OnceFunc(func() { close(reached) })
 			w.did("kill replica %d at the request %d that binds", leader, after)
 			w.replicas[leader].Inject(func(r *http.Request) *scheduler.Fault {
-				if !scheduler.IsAnnotation(r) && !scheduler.IsBinding(r) || seen.Add(1) <= after {
+				if !scheduler.IsBinding(r) || seen.Add(1) <= after {
 					return nil
 				}
 				once()
@@ -337,7 +337,7 @@ func (w *world) inject(rt *rapid.T) {
 		var matches bool
 		switch which {
 		case "binds":
-			matches = scheduler.IsAnnotation(r) || scheduler.IsBinding(r)
+			matches = scheduler.IsBinding(r)
 		case "writes":
 			matches = r.Method != http.MethodGet
 		default:

@@ -4,7 +4,9 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -14,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	schedulingv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
@@ -69,7 +72,7 @@ func TestGangWhoseSchedulerIsKilledAtEachRequest(t *testing.T) {
 			first := scheduler.Start(t, k.cp, scheduler.Options{})
 			var seen, held atomic.Int32
 			first.Hold(func(r *http.Request) bool {
-				if !scheduler.Writes(r) || seen.Add(1) <= after {
+				if !scheduler.IsBinding(r) || seen.Add(1) <= after {
 					return false
 				}
 				held.Add(1)
@@ -127,7 +130,7 @@ func TestGangWhileTheAPIServerFails(t *testing.T) {
 			s := scheduler.Start(t, k.cp, scheduler.Options{})
 			var seen atomic.Int32
 			s.Inject(func(r *http.Request) *scheduler.Fault {
-				if !scheduler.Writes(r) || seen.Add(1) > 5 {
+				if !scheduler.IsBinding(r) || seen.Add(1) > 5 {
 					return nil
 				}
 				return &fault
@@ -147,7 +150,7 @@ func TestGangMemberDeletedWhileBinding(t *testing.T) {
 	k := newCluster(t, 2, func(int) []v1alpha1.GPU { return a100s(2) })
 	s := scheduler.Start(t, k.cp, scheduler.Options{})
 	gate := newGate()
-	gate.hold(s, scheduler.Writes, scheduler.Fault{})
+	gate.hold(s, scheduler.IsBinding, scheduler.Fault{})
 	k.group(t, "g", 2)
 	k.gang(t, "g", 2, wholeGPUs(2))
 	require.Eventually(t, func() bool { return gate.held.Load() == 2 }, eventually, tick)
@@ -169,7 +172,7 @@ func TestGangMemberAddedWhileBinding(t *testing.T) {
 	k := newCluster(t, 2, func(int) []v1alpha1.GPU { return a100s(2) })
 	s := scheduler.Start(t, k.cp, scheduler.Options{})
 	gate := newGate()
-	gate.hold(s, scheduler.Writes, scheduler.Fault{})
+	gate.hold(s, scheduler.IsBinding, scheduler.Fault{})
 	k.group(t, "g", 2)
 	k.gang(t, "g", 2, wholeGPUs(1))
 	require.Eventually(t, func() bool { return gate.held.Load() == 2 }, eventually, tick)
@@ -195,7 +198,7 @@ func TestPodGroupChangedWhileBinding(t *testing.T) {
 			k := newCluster(t, 3, func(int) []v1alpha1.GPU { return a100s(2) })
 			s := scheduler.Start(t, k.cp, scheduler.Options{})
 			gate := newGate()
-			gate.hold(s, scheduler.Writes, scheduler.Fault{})
+			gate.hold(s, scheduler.IsBinding, scheduler.Fault{})
 			group := k.group(t, "g", 2)
 			k.gang(t, "g", 2, wholeGPUs(2))
 			require.Eventually(t, func() bool { return gate.held.Load() == 2 }, eventually, tick)
@@ -213,6 +216,20 @@ func TestPodGroupChangedWhileBinding(t *testing.T) {
 	}
 }
 
+// bindingTarget reads from a request the node to which it binds a pod.
+func bindingTarget(r *http.Request) string {
+	body, err := io.ReadAll(r.Body)
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if err != nil {
+		return ""
+	}
+	object, _, err := clientgoscheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+	if binding, ok := object.(*corev1.Binding); ok && err == nil {
+		return binding.Target.Name
+	}
+	return ""
+}
+
 // A node is cordoned between the plan and a binding that then fails: the member goes elsewhere.
 func TestNodeCordonedBetweenPlanAndBinding(t *testing.T) {
 	k := newCluster(t, 3, func(int) []v1alpha1.GPU { return a100s(2) })
@@ -221,15 +238,18 @@ func TestNodeCordonedBetweenPlanAndBinding(t *testing.T) {
 	var node atomic.Value
 	node.Store("")
 	gate.hold(s, func(r *http.Request) bool {
-		return scheduler.Writes(r) && strings.Contains(r.URL.Path, "/pods/g-1")
+		if !scheduler.IsBinding(r) || !strings.Contains(r.URL.Path, "/pods/g-1/") {
+			return false
+		}
+		node.Store(bindingTarget(r))
+		return true
 	}, scheduler.Fault{Status: http.StatusInternalServerError})
 	k.group(t, "g", 2)
 	k.gang(t, "g", 2, wholeGPUs(2))
 	taken := k.placed(t, "g-0").Spec.NodeName
 	require.Eventually(t, func() bool { return gate.held.Load() == 1 }, eventually, tick)
-	planned := func() string { return k.get(t, "g-1").Status.NominatedNodeName }
-	require.Eventually(t, func() bool { return planned() != "" }, eventually, tick)
-	cordoned := planned()
+	cordoned := node.Load().(string)
+	require.NotEmpty(t, cordoned)
 	require.NotEqual(t, taken, cordoned)
 	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"unschedulable":true}}`))
 	require.NoError(t, k.Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: cordoned}}, patch))

@@ -390,28 +390,3 @@ func TestEndingGangIsNotPlaced(t *testing.T) {
 	require.NoError(t, k.Update(t.Context(), g))
 	k.placed(t, "train-1")
 }
-
-// Members that are being deleted do not count: the next of the gang start together, or not at all.
-func TestDyingMembersDoNotCount(t *testing.T) {
-	k := newCluster(t, 3, func(int) []v1alpha1.GPU { return a100s(4) })
-	scheduler.Start(t, k.cp, scheduler.Options{})
-	k.group(t, "train", 2)
-	slow := func(p *corev1.Pod) { p.Finalizers = []string{"example.com/slow"} }
-	k.gang(t, "train", 2, wholeGPUs(4), slow)
-	k.gangPlaced(t, "train", 2)
-	for i := range 2 {
-		k.delete(t, fmt.Sprintf("train-%d", i))
-	}
-	for i := range 2 {
-		k.create(t, fmt.Sprintf("next-%d", i), inGroup("train"), wholeGPUs(4))
-	}
-	k.pendingFor(t, "next-0", "PodGroup train waits", "1 of the 2 members needed fit")
-	require.Empty(t, k.get(t, "next-1").Spec.NodeName)
-	for i := range 2 {
-		pod := k.get(t, fmt.Sprintf("train-%d", i))
-		pod.Finalizers = nil
-		require.NoError(t, k.Update(t.Context(), pod))
-	}
-	k.placed(t, "next-0")
-	k.placed(t, "next-1")
-}

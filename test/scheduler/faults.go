@@ -100,14 +100,6 @@ func (w *pausable) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // CutConnections ends every connection to the API server, watches among them.
 func (s *Scheduler) CutConnections() { s.proxy.CloseClientConnections() }
 
-// IsAnnotation matches the patch of a pod's metadata; that of its status goes to another path.
-func IsAnnotation(r *http.Request) bool {
-	return r.Method == http.MethodPatch && strings.Contains(r.URL.Path, "/pods/") && !strings.HasSuffix(r.URL.Path, "/status")
-}
-
-// Writes matches the requests that give a pod its place: the patch of its metadata, where there is one, and its binding.
-func Writes(r *http.Request) bool { return IsAnnotation(r) || IsBinding(r) }
-
 // Watches matches watches of a resource, by its plural.
 func Watches(resource string) func(*http.Request) bool {
 	return func(r *http.Request) bool {
