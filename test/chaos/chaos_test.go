@@ -22,6 +22,7 @@ import (
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/test/embedded"
+	"github.com/gpupack/gpupack/test/process"
 	"github.com/gpupack/gpupack/test/scheduler"
 )
 
@@ -185,12 +186,12 @@ func (w *world) actions() map[string]func(*rapid.T) {
 			reached := make(chan struct{})
 			once := sync.OnceFunc(func() { close(reached) })
 			w.did("kill replica %d at the request %d that binds", leader, after)
-			w.replicas[leader].Inject(func(r *http.Request) *scheduler.Fault {
-				if !scheduler.IsBinding(r) || seen.Add(1) <= after {
+			w.replicas[leader].Inject(func(r *http.Request) *process.Fault {
+				if !process.IsBinding(r) || seen.Add(1) <= after {
 					return nil
 				}
 				once()
-				return &scheduler.Fault{Hold: true}
+				return &process.Fault{Hold: true}
 			})
 			w.drawGang(rt)
 			select {
@@ -324,7 +325,7 @@ func (w *world) drawGang(rt *rapid.T) {
 func (w *world) inject(rt *rapid.T) {
 	replica := rapid.IntRange(0, 1).Draw(rt, "replica")
 	which := rapid.SampledFrom([]string{"binds", "binds", "writes", "reads and writes"}).Draw(rt, "requests")
-	fault := rapid.SampledFrom([]scheduler.Fault{
+	fault := rapid.SampledFrom([]process.Fault{
 		{Status: http.StatusConflict}, {Status: http.StatusTooManyRequests}, {Status: http.StatusInternalServerError},
 		{Delay: 300 * time.Millisecond}, {Delay: 3 * time.Second}, {Cut: true}, {Cut: true, Applied: true},
 		{Delay: time.Second, Cut: true}, {Delay: 500 * time.Millisecond, Cut: true, Applied: true},
@@ -333,11 +334,11 @@ func (w *world) inject(rt *rapid.T) {
 	times := rapid.Int32Range(1, 20).Draw(rt, "times")
 	w.did("%+v befalls each %d. of those that %s of replica %d, %d times", fault, every, which, replica, times)
 	var seen, done atomic.Int32
-	w.replicas[replica].Inject(func(r *http.Request) *scheduler.Fault {
+	w.replicas[replica].Inject(func(r *http.Request) *process.Fault {
 		var matches bool
 		switch which {
 		case "binds":
-			matches = scheduler.IsBinding(r)
+			matches = process.IsBinding(r)
 		case "writes":
 			matches = r.Method != http.MethodGet
 		default:

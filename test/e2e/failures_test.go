@@ -21,6 +21,7 @@ import (
 	schedulingv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/test/process"
 	"github.com/gpupack/gpupack/test/scheduler"
 )
 
@@ -48,9 +49,9 @@ type gate struct {
 func newGate() *gate { return &gate{open: make(chan struct{})} }
 
 // hold makes the scheduler's requests wait at the gate, and then befall them what then says.
-func (g *gate) hold(s *scheduler.Scheduler, match func(*http.Request) bool, then scheduler.Fault) {
+func (g *gate) hold(s *scheduler.Scheduler, match func(*http.Request) bool, then process.Fault) {
 	then.Until = g.open
-	s.Inject(func(r *http.Request) *scheduler.Fault {
+	s.Inject(func(r *http.Request) *process.Fault {
 		select {
 		case <-g.open:
 			return nil
@@ -72,7 +73,7 @@ func TestGangWhoseSchedulerIsKilledAtEachRequest(t *testing.T) {
 			first := scheduler.Start(t, k.cp, scheduler.Options{})
 			var seen, held atomic.Int32
 			first.Hold(func(r *http.Request) bool {
-				if !scheduler.IsBinding(r) || seen.Add(1) <= after {
+				if !process.IsBinding(r) || seen.Add(1) <= after {
 					return false
 				}
 				held.Add(1)
@@ -98,7 +99,7 @@ func TestGangWhoseLeaderIsKilled(t *testing.T) {
 	other := scheduler.Start(t, k.cp, scheduler.Options{LeaderElection: true})
 	var bindings, held atomic.Int32
 	leader.Hold(func(r *http.Request) bool {
-		if !scheduler.IsBinding(r) || bindings.Add(1) <= 3 {
+		if !process.IsBinding(r) || bindings.Add(1) <= 3 {
 			return false
 		}
 		held.Add(1)
@@ -115,7 +116,7 @@ func TestGangWhoseLeaderIsKilled(t *testing.T) {
 
 // The API server fails some of the requests that bind a gang; the gang is whole soon after all the same.
 func TestGangWhileTheAPIServerFails(t *testing.T) {
-	for name, fault := range map[string]scheduler.Fault{
+	for name, fault := range map[string]process.Fault{
 		"conflict":                  {Status: http.StatusConflict},
 		"too many requests":         {Status: http.StatusTooManyRequests},
 		"internal error":            {Status: http.StatusInternalServerError},
@@ -129,8 +130,8 @@ func TestGangWhileTheAPIServerFails(t *testing.T) {
 			k := newCluster(t, 2, func(int) []v1alpha1.GPU { return a100s(4) })
 			s := scheduler.Start(t, k.cp, scheduler.Options{})
 			var seen atomic.Int32
-			s.Inject(func(r *http.Request) *scheduler.Fault {
-				if !scheduler.IsBinding(r) || seen.Add(1) > 5 {
+			s.Inject(func(r *http.Request) *process.Fault {
+				if !process.IsBinding(r) || seen.Add(1) > 5 {
 					return nil
 				}
 				return &fault
@@ -150,7 +151,7 @@ func TestGangMemberDeletedWhileBinding(t *testing.T) {
 	k := newCluster(t, 2, func(int) []v1alpha1.GPU { return a100s(2) })
 	s := scheduler.Start(t, k.cp, scheduler.Options{})
 	gate := newGate()
-	gate.hold(s, scheduler.IsBinding, scheduler.Fault{})
+	gate.hold(s, process.IsBinding, process.Fault{})
 	k.group(t, "g", 2)
 	k.gang(t, "g", 2, wholeGPUs(2))
 	require.Eventually(t, func() bool { return gate.held.Load() == 2 }, eventually, tick)
@@ -172,7 +173,7 @@ func TestGangMemberAddedWhileBinding(t *testing.T) {
 	k := newCluster(t, 2, func(int) []v1alpha1.GPU { return a100s(2) })
 	s := scheduler.Start(t, k.cp, scheduler.Options{})
 	gate := newGate()
-	gate.hold(s, scheduler.IsBinding, scheduler.Fault{})
+	gate.hold(s, process.IsBinding, process.Fault{})
 	k.group(t, "g", 2)
 	k.gang(t, "g", 2, wholeGPUs(1))
 	require.Eventually(t, func() bool { return gate.held.Load() == 2 }, eventually, tick)
@@ -198,7 +199,7 @@ func TestPodGroupChangedWhileBinding(t *testing.T) {
 			k := newCluster(t, 3, func(int) []v1alpha1.GPU { return a100s(2) })
 			s := scheduler.Start(t, k.cp, scheduler.Options{})
 			gate := newGate()
-			gate.hold(s, scheduler.IsBinding, scheduler.Fault{})
+			gate.hold(s, process.IsBinding, process.Fault{})
 			group := k.group(t, "g", 2)
 			k.gang(t, "g", 2, wholeGPUs(2))
 			require.Eventually(t, func() bool { return gate.held.Load() == 2 }, eventually, tick)
@@ -238,12 +239,12 @@ func TestNodeCordonedBetweenPlanAndBinding(t *testing.T) {
 	var node atomic.Value
 	node.Store("")
 	gate.hold(s, func(r *http.Request) bool {
-		if !scheduler.IsBinding(r) || !strings.Contains(r.URL.Path, "/pods/g-1/") {
+		if !process.IsBinding(r) || !strings.Contains(r.URL.Path, "/pods/g-1/") {
 			return false
 		}
 		node.Store(bindingTarget(r))
 		return true
-	}, scheduler.Fault{Status: http.StatusInternalServerError})
+	}, process.Fault{Status: http.StatusInternalServerError})
 	k.group(t, "g", 2)
 	k.gang(t, "g", 2, wholeGPUs(2))
 	taken := k.placed(t, "g-0").Spec.NodeName
@@ -268,7 +269,7 @@ func TestGangHalfBoundWithoutRoomForTheRest(t *testing.T) {
 	first := scheduler.Start(t, k.cp, scheduler.Options{})
 	var bindings, held atomic.Int32
 	first.Hold(func(r *http.Request) bool {
-		if !scheduler.IsBinding(r) || bindings.Add(1) <= 1 {
+		if !process.IsBinding(r) || bindings.Add(1) <= 1 {
 			return false
 		}
 		held.Add(1)
@@ -343,12 +344,12 @@ func TestPodGroupSeenAfterItsPods(t *testing.T) {
 			s := scheduler.Start(t, k.cp, scheduler.Options{})
 			open := []chan struct{}{make(chan struct{}), make(chan struct{})}
 			var watches atomic.Int32
-			s.Inject(func(r *http.Request) *scheduler.Fault {
-				if !scheduler.Watches("podgroups")(r) {
+			s.Inject(func(r *http.Request) *process.Fault {
+				if !process.Watches("podgroups")(r) {
 					return nil
 				}
 				if n := watches.Add(1); int(n) <= len(open) {
-					return &scheduler.Fault{Until: open[n-1]}
+					return &process.Fault{Until: open[n-1]}
 				}
 				return nil
 			})

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/test/process"
 	"github.com/gpupack/gpupack/test/scheduler"
 )
 
@@ -172,7 +173,7 @@ func TestGangHalfBoundWhenSchedulerIsKilled(t *testing.T) {
 	k.group(t, "half", 4)
 	var bindings, held atomic.Int32
 	first.Hold(func(r *http.Request) bool {
-		if scheduler.IsBinding(r) && bindings.Add(1) > 2 {
+		if process.IsBinding(r) && bindings.Add(1) > 2 {
 			held.Add(1)
 			return true
 		}

@@ -31,6 +31,7 @@ import (
 	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/test/controller"
 	"github.com/gpupack/gpupack/test/embedded"
+	"github.com/gpupack/gpupack/test/process"
 	"github.com/gpupack/gpupack/test/scheduler"
 )
 
@@ -50,7 +51,7 @@ func startJobSet(t *testing.T, k *cluster) {
 	dir := t.TempDir()
 	certPEM, keyPEM, err := cert.GenerateSelfSignedCertKey("127.0.0.1", []net.IP{net.IPv4(127, 0, 0, 1)}, nil)
 	require.NoError(t, err)
-	webhooks, probes := controller.FreeAddress(t), controller.FreeAddress(t)
+	webhooks, probes := process.FreeAddress(t), process.FreeAddress(t)
 	_, port, err := net.SplitHostPort(webhooks)
 	require.NoError(t, err)
 	for name, data := range map[string]string{
@@ -68,8 +69,9 @@ health: {healthProbeBindAddress: %s}
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600))
 	}
-	p := controller.Launch(t, o.JobSet, []string{"KUBECONFIG=" + k.cp.Kubeconfig()}, "--config="+filepath.Join(dir, "config.yaml"))
-	p.AwaitReady(t, probes)
+	p := process.New()
+	require.NoError(t, p.Start(t, o.JobSet, []string{"KUBECONFIG=" + k.cp.Kubeconfig()}, "--config="+filepath.Join(dir, "config.yaml")))
+	p.AwaitReady(t, "http://"+probes)
 
 	// at points a webhook at the process, and says whether it is one of JobSets rather than of pods.
 	at := func(c *admissionregistrationv1.WebhookClientConfig) bool {
@@ -126,13 +128,14 @@ func startTrainingOperator(t *testing.T, k *cluster) {
 		ObjectMeta: metav1.ObjectMeta{Name: "validator.training-operator.kubeflow.org"}})
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: k.namespace, Name: "training-operator-webhook-cert"}}
 	require.NoError(t, k.Create(t.Context(), secret))
-	probes := controller.FreeAddress(t)
-	_, port, err := net.SplitHostPort(controller.FreeAddress(t))
+	probes := process.FreeAddress(t)
+	_, port, err := net.SplitHostPort(process.FreeAddress(t))
 	require.NoError(t, err)
-	p := controller.Launch(t, o.TrainingOperator, []string{"KUBECONFIG=" + k.cp.Kubeconfig(), "MY_POD_NAMESPACE=" + k.namespace},
+	p := process.New()
+	require.NoError(t, p.Start(t, o.TrainingOperator, []string{"KUBECONFIG=" + k.cp.Kubeconfig(), "MY_POD_NAMESPACE=" + k.namespace},
 		"--gang-scheduler-name="+v1alpha1.SchedulerName, "--enable-scheme=pytorchjob", "--namespace="+k.namespace,
 		"--metrics-bind-address=0", "--health-probe-bind-address="+probes, "--webhook-server-port="+port, "--controller-threads=4",
-		"--kube-api-qps=200", "--kube-api-burst=200")
+		"--kube-api-qps=200", "--kube-api-burst=200"))
 	// It makes its certificate itself, and looks for it where a kubelet would put the secret. That path is in its code.
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		require.NoError(c, k.Get(t.Context(), client.ObjectKeyFromObject(secret), secret))
@@ -143,7 +146,7 @@ func startTrainingOperator(t *testing.T, k *cluster) {
 	for _, name := range []string{"tls.crt", "tls.key"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), secret.Data[name], 0o600))
 	}
-	p.AwaitReady(t, probes)
+	p.AwaitReady(t, "http://"+probes)
 }
 
 // object reads YAML, in which each %s is replaced.

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/test/process"
 	"github.com/gpupack/gpupack/test/scheduler"
 )
 
@@ -34,7 +35,7 @@ func TestSchedulerKilled(t *testing.T) {
 
 			var sent atomic.Int32
 			tc.at(first, func(r *http.Request) bool {
-				if scheduler.IsBinding(r) {
+				if process.IsBinding(r) {
 					sent.Add(1)
 					return true
 				}

@@ -13,12 +13,13 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/gpupack/gpupack/test/embedded"
+	"github.com/gpupack/gpupack/test/process"
 )
 
 // Coscheduling is the schedulerName of pods that StartCoscheduling's scheduler places.
 const Coscheduling = "coscheduling"
 
-var buildCoscheduling = sync.OnceValues(func() (string, error) { return buildProgram("coscheduling", "./test/coscheduling") })
+var buildCoscheduling = sync.OnceValues(func() (string, error) { return process.Build("coscheduling", "./test/coscheduling") })
 
 // BuildCoscheduling builds kube-scheduler with coscheduling.
 func BuildCoscheduling() error {
@@ -36,7 +37,7 @@ func StartCoscheduling(t testing.TB, cp *embedded.ControlPlane, permit time.Dura
 		return writeCoschedulingConfig(path, kubeconfig, permit)
 	})
 	require.NoError(t, err)
-	s.awaitReady(t)
+	s.AwaitReady(t, s.url)
 	return s
 }
 

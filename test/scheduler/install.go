@@ -8,11 +8,12 @@ import (
 	"path/filepath"
 
 	"github.com/gpupack/gpupack/test/embedded"
+	"github.com/gpupack/gpupack/test/process"
 )
 
 // Install applies from manifests/base what the scheduler needs: CRDs, namespace and rights.
 func Install(ctx context.Context, cp *embedded.ControlPlane) error {
-	base := filepath.Join(root, "manifests", "base")
+	base := filepath.Join(process.Root, "manifests", "base")
 	crds, err := filepath.Glob(filepath.Join(base, "crds", "*.yaml"))
 	if err != nil {
 		return err

@@ -3,7 +3,7 @@
 
 //go:build race
 
-package controller
+package process
 
 const raceSuffix = "-race"
 

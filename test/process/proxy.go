@@ -1,7 +1,7 @@
 // Copyright The gpupack Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package scheduler
+package process
 
 import (
 	"encoding/json"
@@ -9,15 +9,20 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// Fault is what befalls a request of the scheduler on its way to the API server.
+// Fault is what befalls a request of a process on its way to the API server.
 type Fault struct {
 	// Delay is how long the request waits before anything else happens to it; Until, where set, until when instead.
 	Delay time.Duration
@@ -32,19 +37,39 @@ type Fault struct {
 	Hold bool
 }
 
+// Proxy stands between a process and the API server.
+type Proxy struct {
+	server *httptest.Server
+	// exited is closed when the process has ended.
+	exited <-chan struct{}
+	// inject, where set, is asked for each request what befalls it.
+	inject atomic.Pointer[func(*http.Request) *Fault]
+	paused atomic.Pointer[pause]
+}
+
+// Kubeconfig writes a kubeconfig for the proxy to a folder and returns its path.
+func (x *Proxy) Kubeconfig(dir string) (string, error) {
+	path := filepath.Join(dir, "kubeconfig")
+	return path, clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{"c": {Server: x.server.URL}},
+		Contexts:       map[string]*clientcmdapi.Context{"c": {Cluster: "c"}},
+		CurrentContext: "c",
+	}, path)
+}
+
 // Inject asks what befalls each request from now on: nil for nothing. It replaces what an earlier call said; nil ends it.
 // Requests that wait already go on to wait.
-func (s *Scheduler) Inject(fault func(*http.Request) *Fault) {
+func (x *Proxy) Inject(fault func(*http.Request) *Fault) {
 	if fault == nil {
-		s.inject.Store(nil)
+		x.inject.Store(nil)
 		return
 	}
-	s.inject.Store(&fault)
+	x.inject.Store(&fault)
 }
 
 // Hold makes every request for which match returns true wait until the process has ended; the API server never gets it.
-func (s *Scheduler) Hold(match func(*http.Request) bool) {
-	s.Inject(func(r *http.Request) *Fault {
+func (x *Proxy) Hold(match func(*http.Request) bool) {
+	x.Inject(func(r *http.Request) *Fault {
 		if match(r) {
 			return &Fault{Hold: true}
 		}
@@ -54,8 +79,8 @@ func (s *Scheduler) Hold(match func(*http.Request) bool) {
 
 // LoseAnswers makes every request for which match returns true take effect, while its answer is withheld until the process has
 // ended.
-func (s *Scheduler) LoseAnswers(match func(*http.Request) bool) {
-	s.Inject(func(r *http.Request) *Fault {
+func (x *Proxy) LoseAnswers(match func(*http.Request) bool) {
+	x.Inject(func(r *http.Request) *Fault {
 		if match(r) {
 			return &Fault{Hold: true, Applied: true}
 		}
@@ -65,9 +90,9 @@ func (s *Scheduler) LoseAnswers(match func(*http.Request) bool) {
 
 // Pause keeps back what the API server sends from now on in answer to requests for which match returns true, those that are open
 // already among them, until the function that it returns is called. Watches that are paused look as if nothing happened.
-func (s *Scheduler) Pause(match func(*http.Request) bool) (resume func()) {
+func (x *Proxy) Pause(match func(*http.Request) bool) (resume func()) {
 	p := &pause{match: match, over: make(chan struct{})}
-	s.paused.Store(p)
+	x.paused.Store(p)
 	return sync.OnceFunc(func() { close(p.over) })
 }
 
@@ -79,12 +104,12 @@ type pause struct {
 // pausable waits with what it writes while its request is paused.
 type pausable struct {
 	http.ResponseWriter
-	scheduler *Scheduler
-	request   *http.Request
+	proxy   *Proxy
+	request *http.Request
 }
 
 func (w *pausable) Write(data []byte) (int, error) {
-	if p := w.scheduler.paused.Load(); p != nil && p.match(w.request) {
+	if p := w.proxy.paused.Load(); p != nil && p.match(w.request) {
 		select {
 		case <-p.over:
 		case <-w.request.Context().Done():
@@ -98,7 +123,7 @@ func (w *pausable) Write(data []byte) (int, error) {
 func (w *pausable) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // CutConnections ends every connection to the API server, watches among them.
-func (s *Scheduler) CutConnections() { s.proxy.CloseClientConnections() }
+func (x *Proxy) CutConnections() { x.server.CloseClientConnections() }
 
 // Watches matches watches of a resource, by its plural.
 func Watches(resource string) func(*http.Request) bool {
@@ -112,12 +137,13 @@ func IsBinding(r *http.Request) bool {
 	return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/binding")
 }
 
-func (s *Scheduler) newProxy(config *rest.Config) (*httptest.Server, error) {
-	transport, err := rest.TransportFor(config)
+// NewProxy starts a proxy for a process that acts as the user of the configuration. It ends with the test.
+func (p *Process) NewProxy(t testing.TB, as *rest.Config) (*Proxy, error) {
+	transport, err := rest.TransportFor(as)
 	if err != nil {
 		return nil, err
 	}
-	target, err := url.Parse(config.Host)
+	target, err := url.Parse(as.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -127,10 +153,11 @@ func (s *Scheduler) newProxy(config *rest.Config) (*httptest.Server, error) {
 		FlushInterval: -1,
 		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	}
-	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w = &pausable{w, s, r}
+	x := &Proxy{exited: p.exited}
+	x.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w = &pausable{w, x, r}
 		var fault *Fault
-		if inject := s.inject.Load(); inject != nil {
+		if inject := x.inject.Load(); inject != nil {
 			fault = (*inject)(r)
 		}
 		if fault == nil {
@@ -140,7 +167,7 @@ func (s *Scheduler) newProxy(config *rest.Config) (*httptest.Server, error) {
 		if fault.Hold && fault.Applied {
 			reverse.ServeHTTP(httptest.NewRecorder(), r)
 		}
-		if !s.wait(r, fault) {
+		if !x.wait(r, fault) {
 			return
 		}
 		switch {
@@ -154,17 +181,19 @@ func (s *Scheduler) newProxy(config *rest.Config) (*httptest.Server, error) {
 			return
 		}
 		panic(http.ErrAbortHandler)
-	})), nil
+	}))
+	t.Cleanup(x.server.Close)
+	return x, nil
 }
 
 // wait says whether the request goes on.
-func (s *Scheduler) wait(r *http.Request, fault *Fault) bool {
+func (x *Proxy) wait(r *http.Request, fault *Fault) bool {
 	var after <-chan time.Time
 	switch {
 	case fault.Hold:
 	case fault.Until != nil:
 		select {
-		case <-s.exited:
+		case <-x.exited:
 		case <-r.Context().Done():
 		case <-fault.Until:
 			return true
@@ -178,7 +207,7 @@ func (s *Scheduler) wait(r *http.Request, fault *Fault) bool {
 		after = timer.C
 	}
 	select {
-	case <-s.exited:
+	case <-x.exited:
 	case <-r.Context().Done():
 	case <-after:
 		return true

@@ -1,7 +1,7 @@
 // Copyright The gpupack Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package scheduler
+package process
 
 import "syscall"
 
