@@ -8,22 +8,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	cliflag "k8s.io/component-base/cli/flag"
-	"k8s.io/component-base/logs"
-	logsapi "k8s.io/component-base/logs/api/v1"
-	"k8s.io/component-base/version"
 
 	"github.com/gpupack/gpupack/agent/fleet"
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/internal/daemon"
 	"github.com/gpupack/gpupack/nvml/simulated"
 )
 
@@ -35,10 +27,10 @@ type options struct {
 	kubeconfig  string
 	interval    time.Duration
 	minInterval time.Duration
-	logs        *logsapi.LoggingConfiguration
 }
 
-func (o *options) addFlags(flags *pflag.FlagSet) {
+// AddFlags implements daemon.Options.
+func (o *options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.source, "source", o.source, "where the figures come from: hardware or simulated")
 	flags.StringVar(&o.scenario, "scenario", o.scenario, "file with the nodes and GPUs of --source=simulated, see docs/scenario.md")
 	flags.StringVar(&o.node, "node", o.node, "name of the one node to report; by default all nodes of the scenario")
@@ -48,7 +40,8 @@ func (o *options) addFlags(flags *pflag.FlagSet) {
 	flags.DurationVar(&o.minInterval, "min-write-interval", o.minInterval, "shortest time between two writes of a node's GPUNode")
 }
 
-func (o *options) validate() error {
+// Validate implements daemon.Options.
+func (o *options) Validate() error {
 	switch v1alpha1.Source(o.source) {
 	case v1alpha1.SourceSimulated:
 		if o.scenario == "" {
@@ -74,44 +67,17 @@ func NewCommand() *cobra.Command {
 		source:      string(v1alpha1.SourceHardware),
 		interval:    time.Second,
 		minInterval: 2 * time.Second,
-		logs:        logsapi.NewLoggingConfiguration(),
 	}
-	cmd := &cobra.Command{
-		Use:   "gpupack-agent",
-		Short: "Publishes the GPUs of a node, and what uses them, as the node's GPUNode",
-		Args:  cobra.NoArgs,
-		// The build stamps it, as it does for all of gpupack's commands.
-		Version: version.Get().GitVersion,
-		// An error is one sentence. Whoever wants the flags asks for --help.
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			logs.InitLogs()
-			return logsapi.ValidateAndApply(o.logs, nil)
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := o.validate(); err != nil {
-				return err
-			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			// A second signal ends the process at once.
-			context.AfterFunc(ctx, stop)
-			return o.run(ctx)
-		},
-	}
-	flags := cmd.Flags()
-	flags.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
-	o.addFlags(flags)
-	logsapi.AddFlags(o.logs, flags)
-	return cmd
+	return daemon.NewCommand("gpupack-agent", "Publishes the GPUs of a node, and what uses them, as the node's GPUNode", o)
 }
 
-func (o *options) run(ctx context.Context) error {
+// Run implements daemon.Options.
+func (o *options) Run(ctx context.Context) error {
 	scenario, err := simulated.Load(o.scenario)
 	if err != nil {
 		return err
 	}
-	cfg, err := o.restConfig()
+	cfg, err := daemon.RESTConfig(o.kubeconfig, "gpupack-agent")
 	if err != nil {
 		return err
 	}
@@ -129,14 +95,4 @@ func (o *options) run(ctx context.Context) error {
 		}
 	}
 	return f.Run(ctx)
-}
-
-func (o *options) restConfig() (*rest.Config, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = o.kubeconfig
-	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("find the API server: %w", err)
-	}
-	return rest.AddUserAgent(cfg, "gpupack-agent"), nil
 }

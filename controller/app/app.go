@@ -8,9 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,11 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	cliflag "k8s.io/component-base/cli/flag"
-	"k8s.io/component-base/logs"
-	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/component-base/version"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
@@ -43,6 +35,7 @@ import (
 	"github.com/gpupack/gpupack/controller/members"
 	"github.com/gpupack/gpupack/controller/podgroup"
 	"github.com/gpupack/gpupack/controller/repair"
+	"github.com/gpupack/gpupack/internal/daemon"
 )
 
 const name = "gpupack-controller"
@@ -59,10 +52,10 @@ type options struct {
 	workers        int
 	schedulers     []string
 	repair         repair.Options
-	logs           *logsapi.LoggingConfiguration
 }
 
-func (o *options) addFlags(flags *pflag.FlagSet) {
+// AddFlags implements daemon.Options.
+func (o *options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "kubeconfig file; by default that of the environment, or the pod's service account")
 	flags.BoolVar(&o.leaderElect, "leader-elect", o.leaderElect, "work only while holding the lease, so that several replicas can run")
 	flags.StringVar(&o.leaseNamespace, "leader-elect-resource-namespace", o.leaseNamespace, "namespace of the lease")
@@ -80,7 +73,8 @@ func (o *options) addFlags(flags *pflag.FlagSet) {
 	flags.DurationVar(&o.repair.ResetAfter, "restarts-reset-after", o.repair.ResetAfter, "how long a gang must run whole until its repairs are forgotten")
 }
 
-func (o *options) validate() error {
+// Validate implements daemon.Options.
+func (o *options) Validate() error {
 	for flag, d := range map[string]time.Duration{
 		"node-not-ready-after": o.repair.NotReadyAfter, "repair-backoff": o.repair.BackoffBase, "restarts-reset-after": o.repair.ResetAfter,
 	} {
@@ -124,43 +118,17 @@ func NewCommand() *cobra.Command {
 			MaxRestarts:   10,
 			ResetAfter:    10 * time.Minute,
 		},
-		logs: logsapi.NewLoggingConfiguration(),
 	}
-	cmd := &cobra.Command{
-		Use:   name,
-		Short: "Keeps the status of PodGroups true and repairs gangs that have lost a member",
-		Args:  cobra.NoArgs,
-		// The build stamps it, as it does for all of gpupack's commands.
-		Version: version.Get().GitVersion,
-		// An error is one sentence. Whoever wants the flags asks for --help.
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			logs.InitLogs()
-			return logsapi.ValidateAndApply(o.logs, nil)
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := o.validate(); err != nil {
-				return err
-			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			// A second signal ends the process at once.
-			context.AfterFunc(ctx, stop)
-			return o.run(ctx)
-		},
-	}
-	flags := cmd.Flags()
-	flags.SetNormalizeFunc(cliflag.WordSepNormalizeFunc)
-	o.addFlags(flags)
-	logsapi.AddFlags(o.logs, flags)
-	return cmd
+	return daemon.NewCommand(name, "Keeps the status of PodGroups true and repairs gangs that have lost a member", o)
 }
 
-func (o *options) run(ctx context.Context) error {
-	cfg, err := o.restConfig()
+// Run implements daemon.Options.
+func (o *options) Run(ctx context.Context) error {
+	cfg, err := daemon.RESTConfig(o.kubeconfig, name)
 	if err != nil {
 		return err
 	}
+	cfg.QPS, cfg.Burst = o.qps, o.burst
 	scheme := runtime.NewScheme()
 	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
 	utilruntime.Must(v1alpha1.AddToScheme(scheme))
@@ -242,15 +210,4 @@ func cacheOptions() cache.Options {
 			}},
 		},
 	}
-}
-
-func (o *options) restConfig() (*rest.Config, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = o.kubeconfig
-	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
-	if err != nil {
-		return nil, fmt.Errorf("find the API server: %w", err)
-	}
-	cfg.QPS, cfg.Burst = o.qps, o.burst
-	return rest.AddUserAgent(cfg, name), nil
 }
