@@ -48,7 +48,7 @@ func withPlan(t *testing.T, need, members int) (*Plugin, *queueHandle, *clocktes
 	handle, clock := &queueHandle{}, clocktesting.NewFakeClock(time.Now())
 	indexer := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{
 		cache.NamespaceIndex: cache.MetaNamespaceIndexFunc,
-		byGang:               func(obj any) ([]string, error) { return []string{groupOf(obj.(*corev1.Pod)).String()}, nil },
+		byGang:               gangOfPod,
 	})
 	p := &Plugin{
 		handle: handle, clock: clock, ledger: newLedger(), groups: &podGroups{}, args: &config.GPUPackArgs{},

@@ -59,6 +59,9 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 	if !ok {
 		return fwk.AsStatus(fmt.Errorf("the scheduler's handle is a %T, which cannot run the filters that a gang needs", p.handle))
 	}
+	// Of equal nodes the first is taken, and ranks walk through them as they stand here. The scheduler's list has them as they came.
+	infos = slices.Clone(infos)
+	slices.SortFunc(infos, func(a, b fwk.NodeInfo) int { return cmp.Compare(a.Node().Name, b.Node().Name) })
 	// An earlier attempt may have left members nominated. The filters would count those beside the places of this plan.
 	for _, pod := range g.pending {
 		p.handle.DeleteNominatedPodIfExists(pod)

@@ -6,6 +6,7 @@ package gpupack
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -15,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	clientcache "k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 	schedulerconfig "k8s.io/kubernetes/pkg/scheduler/apis/config"
 	"k8s.io/kubernetes/pkg/scheduler/apis/config/testing/defaults"
@@ -24,8 +27,10 @@ import (
 	"k8s.io/kubernetes/pkg/scheduler/framework/plugins"
 	"k8s.io/kubernetes/pkg/scheduler/framework/runtime"
 	"k8s.io/kubernetes/pkg/scheduler/metrics"
+	schedulingv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"github.com/gpupack/gpupack/api/convert"
+	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/pack"
 	"github.com/gpupack/gpupack/pack/policy"
 )
@@ -48,6 +53,38 @@ func inTree(t testing.TB, infos []fwk.NodeInfo) framework.Framework {
 		runtime.WithPodNominator(queue.NewSchedulingQueue(nil, factory)))
 	require.NoError(t, err)
 	return fw
+}
+
+// idle is a profile that wakes nobody.
+type idle struct{ framework.Framework }
+
+func (idle) Activate(klog.Logger, map[string]*corev1.Pod) {}
+
+// The scheduler's list has nodes in the order in which they came. Where a gang goes does not depend on it.
+func TestGangsGoByTheNamesOfNodes(t *testing.T) {
+	f := newProfile(t, 4, nil, func(i int, node *corev1.Node) { node.Name = fmt.Sprintf("node-%04d", 3-i) })
+	f.p.handle = idle{f.fw}
+	informer := f.fw.SharedInformerFactory().Core().V1().Pods().Informer()
+	require.NoError(t, informer.AddIndexers(clientcache.Indexers{byGang: gangOfPod}))
+	f.p.podIndexer = informer.GetIndexer()
+	group := &schedulingv1alpha1.PodGroup{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "g"}, Spec: schedulingv1alpha1.PodGroupSpec{MinMember: 3},
+	}
+	f.p.groups.byKey = map[types.NamespacedName]*schedulingv1alpha1.PodGroup{}
+	f.p.groups.set(group)
+	for i := range 3 {
+		pod := asks(fmt.Sprintf("g-%d", i), map[corev1.ResourceName]string{v1alpha1.ResourceGPU: "8"})
+		pod.Labels = map[string]string{v1alpha1.LabelPodGroup: "g"}
+		require.NoError(t, f.p.podIndexer.Add(pod))
+	}
+	g, err := f.p.gang(types.NamespacedName{Namespace: "ns", Name: "g"})
+	require.NoError(t, err)
+	require.Nil(t, f.p.planGang(t.Context(), g))
+	for _, pod := range g.pending {
+		e, ok := f.p.ledger.get(pod.UID)
+		require.True(t, ok)
+		require.Equal(t, "node-000"+strings.TrimPrefix(pod.Name, "g-"), e.node)
+	}
 }
 
 func BenchmarkPlanGang(b *testing.B) {

@@ -280,19 +280,22 @@ func (p *Plugin) watchNodes() error {
 // byGang is the index of pods by their PodGroup.
 const byGang = "gpupack.dev/gang"
 
+// gangOfPod is the function of that index.
+func gangOfPod(obj any) ([]string, error) {
+	if pod, ok := obj.(*corev1.Pod); ok {
+		if group := groupOf(pod); group.Name != "" {
+			return []string{group.String()}, nil
+		}
+	}
+	return nil, nil
+}
+
 // watchPods keeps the ledger true to the API and indexes pods by gang.
 func (p *Plugin) watchPods(ctx context.Context) error {
 	pods := p.handle.SharedInformerFactory().Core().V1().Pods()
 	p.pods, p.podIndexer = pods.Lister(), pods.Informer().GetIndexer()
 	if _, ok := p.podIndexer.GetIndexers()[byGang]; !ok {
-		if err := pods.Informer().AddIndexers(cache.Indexers{byGang: func(obj any) ([]string, error) {
-			if pod, ok := obj.(*corev1.Pod); ok {
-				if group := groupOf(pod); group.Name != "" {
-					return []string{group.String()}, nil
-				}
-			}
-			return nil, nil
-		}}); err != nil {
+		if err := pods.Informer().AddIndexers(cache.Indexers{byGang: gangOfPod}); err != nil {
 			return err
 		}
 	}
