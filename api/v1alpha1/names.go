@@ -32,7 +32,12 @@ const (
 	AnnotationGPUModel = GroupName + "/gpu-model"
 	// AnnotationMaxLiveUtilization forbids sharing a GPU that is busier than this, percent, 1 to 100.
 	AnnotationMaxLiveUtilization = GroupName + "/max-live-utilization"
+	// AnnotationScaleDown, on the pods of a ReplicaSet, says which of them scale-down should remove first: ScaleDownFreeGPUs.
+	AnnotationScaleDown = GroupName + "/scale-down"
 )
+
+// ScaleDownFreeGPUs removes those pods first whose loss sets whole GPUs and nodes free.
+const ScaleDownFreeGPUs = "free-gpus"
 
 // AnnotationLastCheckpoint is when a pod last saved what it had done, as a time of RFC 3339 such as 2026-01-31T09:30:00Z. Of
 // pods that preemption could evict, those go first that lose least since.

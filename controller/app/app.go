@@ -32,6 +32,7 @@ import (
 	schedulingv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/controller/deletioncost"
 	"github.com/gpupack/gpupack/controller/members"
 	"github.com/gpupack/gpupack/controller/podgroup"
 	"github.com/gpupack/gpupack/controller/repair"
@@ -52,6 +53,7 @@ type options struct {
 	workers        int
 	schedulers     []string
 	repair         repair.Options
+	costInterval   time.Duration
 }
 
 // AddFlags implements daemon.Options.
@@ -71,6 +73,7 @@ func (o *options) AddFlags(flags *pflag.FlagSet) {
 	flags.DurationVar(&o.repair.BackoffMax, "repair-backoff-max", o.repair.BackoffMax, "how long a repair waits at most")
 	flags.IntVar(&o.repair.MaxRestarts, "max-restarts", o.repair.MaxRestarts, "how often a gang is repaired until it is left as it is; a PodGroup's annotation gpupack.dev/max-restarts goes first")
 	flags.DurationVar(&o.repair.ResetAfter, "restarts-reset-after", o.repair.ResetAfter, "how long a gang must run whole until its repairs are forgotten")
+	flags.DurationVar(&o.costInterval, "deletion-cost-interval", o.costInterval, "how often the deletion costs of one ReplicaSet's pods change at most, for templates annotated with "+v1alpha1.AnnotationScaleDown+"; 0 never sets them")
 }
 
 // Validate implements daemon.Options.
@@ -87,6 +90,8 @@ func (o *options) Validate() error {
 		return fmt.Errorf("--repair-backoff-max=%s must not be below --repair-backoff=%s", o.repair.BackoffMax, o.repair.BackoffBase)
 	case o.repair.MaxRestarts < 0:
 		return fmt.Errorf("--max-restarts=%d must not be below 0", o.repair.MaxRestarts)
+	case o.costInterval < 0:
+		return fmt.Errorf("--deletion-cost-interval=%s must not be below 0", o.costInterval)
 	case o.workers < 1:
 		return fmt.Errorf("--workers=%d must be above 0", o.workers)
 	case o.qps <= 0 || o.burst <= 0:
@@ -111,6 +116,7 @@ func NewCommand() *cobra.Command {
 		burst:          1000,
 		workers:        8,
 		schedulers:     []string{v1alpha1.SchedulerName},
+		costInterval:   30 * time.Second,
 		repair: repair.Options{
 			NotReadyAfter: 30 * time.Second,
 			BackoffBase:   time.Second,
@@ -119,7 +125,7 @@ func NewCommand() *cobra.Command {
 			ResetAfter:    10 * time.Minute,
 		},
 	}
-	return daemon.NewCommand(name, "Keeps the status of PodGroups true and repairs gangs that have lost a member", o)
+	return daemon.NewCommand(name, "Keeps the status of PodGroups true, repairs gangs that have lost a member, and makes scale-down free whole GPUs", o)
 }
 
 // Run implements daemon.Options.
@@ -151,7 +157,7 @@ func (o *options) Run(ctx context.Context) error {
 	if err := requireCRDs(mgr.GetRESTMapper()); err != nil {
 		return err
 	}
-	if err := members.Index(ctx, mgr.GetFieldIndexer()); err != nil {
+	if err := errors.Join(members.Index(ctx, mgr.GetFieldIndexer()), deletioncost.Index(ctx, mgr.GetFieldIndexer())); err != nil {
 		return fmt.Errorf("index pods: %w", err)
 	}
 	status := &podgroup.Reconciler{Client: mgr.GetClient(), Clock: clock.RealClock{}, Schedulers: o.schedulers, Workers: o.workers}
@@ -164,6 +170,14 @@ func (o *options) Run(ctx context.Context) error {
 	}
 	if err := repairs.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("set up the repair of gangs: %w", err)
+	}
+	if o.costInterval > 0 {
+		costs := &deletioncost.Reconciler{
+			Client: mgr.GetClient(), Events: mgr.GetEventRecorderFor(name), Clock: clock.RealClock{}, Workers: o.workers, Interval: o.costInterval,
+		}
+		if err := costs.SetupWithManager(mgr); err != nil {
+			return fmt.Errorf("set up the costs of deletion: %w", err)
+		}
 	}
 	if err := errors.Join(mgr.AddHealthzCheck("ping", healthz.Ping), mgr.AddReadyzCheck("ping", healthz.Ping)); err != nil {
 		return fmt.Errorf("set up health checks: %w", err)
@@ -189,7 +203,7 @@ func requireCRDs(mapper meta.RESTMapper) error {
 	return nil
 }
 
-// cacheOptions keep only what is read: pods of gangs, and of nodes what tells whether they are there.
+// cacheOptions keep only what is read.
 func cacheOptions() cache.Options {
 	having := func(label string) labels.Selector {
 		r, err := labels.NewRequirement(label, selection.Exists, nil)
@@ -199,15 +213,9 @@ func cacheOptions() cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}:         {Label: having(v1alpha1.LabelPodGroup)},
+			&corev1.Pod{}:         {Transform: trimPod},
 			&corev1.PodTemplate{}: {Label: having(v1alpha1.LabelRepairOf)},
-			&corev1.Node{}: {Transform: func(obj any) (any, error) {
-				if node, ok := obj.(*corev1.Node); ok {
-					node.ManagedFields, node.Annotations, node.Labels = nil, nil, nil
-					node.Status = corev1.NodeStatus{Conditions: node.Status.Conditions}
-				}
-				return obj, nil
-			}},
+			&corev1.Node{}:        {Transform: trimNode},
 		},
 	}
 }

@@ -41,6 +41,7 @@ func TestCommandErrors(t *testing.T) {
 		"bad delay":       {[]string{"--node-not-ready-after=0s"}, "--node-not-ready-after=0s must be above 0"},
 		"bad back-off":    {[]string{"--repair-backoff=2s", "--repair-backoff-max=1s"}, "--repair-backoff-max=1s must not be below --repair-backoff=2s"},
 		"bad limit":       {[]string{"--max-restarts=-1"}, "--max-restarts=-1 must not be below 0"},
+		"bad interval":    {[]string{"--deletion-cost-interval=-1s"}, "--deletion-cost-interval=-1s must not be below 0"},
 		"bad workers":     {[]string{"--workers=0"}, "--workers=0 must be above 0"},
 		"bad rate":        {[]string{"--kube-api-qps=0"}, "--kube-api-qps=0 and --kube-api-burst=1000 must be above 0"},
 		"no scheduler":    {[]string{"--scheduler-name="}, "--scheduler-name must name a scheduler, such as gpupack"},

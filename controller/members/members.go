@@ -1,7 +1,7 @@
 // Copyright The gpupack Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package members finds the pods of gangs in the controller's cache.
+// Package members finds pods in the controller's cache: those of a gang, and those of a node.
 package members
 
 import (
@@ -76,15 +76,30 @@ func GroupOf(pod client.Object) types.NamespacedName {
 
 // OnNode returns the PodGroups that have pods on a node.
 func OnNode(ctx context.Context, reader client.Reader, node string) ([]types.NamespacedName, error) {
+	pods, err := PodsOnNode(ctx, reader, node)
+	if err != nil {
+		return nil, err
+	}
+	groups := sets.New[types.NamespacedName]()
+	for _, pod := range pods {
+		if group := GroupOf(pod); group.Name != "" {
+			groups.Insert(group)
+		}
+	}
+	return groups.UnsortedList(), nil
+}
+
+// PodsOnNode returns all pods on a node. They are the cache's own and must not be changed.
+func PodsOnNode(ctx context.Context, reader client.Reader, node string) ([]*corev1.Pod, error) {
 	var list corev1.PodList
 	if err := reader.List(ctx, &list, client.MatchingFields{byNode: node}, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
 	}
-	groups := sets.New[types.NamespacedName]()
+	pods := make([]*corev1.Pod, len(list.Items))
 	for i := range list.Items {
-		groups.Insert(GroupOf(&list.Items[i]))
+		pods[i] = &list.Items[i]
 	}
-	return groups.UnsortedList(), nil
+	return pods, nil
 }
 
 // Handler enqueues the PodGroup of a pod after the delay.
