@@ -71,6 +71,7 @@ func (g *gangs) begin(ctx context.Context, name types.NamespacedName, need int, 
 	})
 	g.byName[name] = plan
 	delete(g.failures, name)
+	g.plugin.preemption.placed(name)
 }
 
 // underWay says whether a plan of the gang has members that are not bound yet. A pod that asks this has no place in it, and is
@@ -280,6 +281,7 @@ func (g *gangs) forget(name types.NamespacedName) {
 	defer g.mu.Unlock()
 	delete(g.failures, name)
 	delete(g.drops, name)
+	g.plugin.preemption.placed(name)
 }
 
 // gang is a PodGroup and its members as the API has them.
@@ -325,6 +327,9 @@ func (p *Plugin) gang(name types.NamespacedName) (*gang, error) {
 	}
 	return g, nil
 }
+
+// has says whether the pod is a member.
+func (g *gang) has(pod *corev1.Pod) bool { return groupOf(pod) == g.name }
 
 // missing is how many members must still come into being before the gang can start.
 func (g *gang) missing() int {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	resourcehelper "k8s.io/component-helpers/resource"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
@@ -80,8 +81,9 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, err.Error())
 	}
 	nodes, back := make([]*pack.Node, len(infos)), p.heldBack(g.pending...)
+	priority := corev1helpers.PodPriority(g.pending[0])
 	for i := range infos {
-		nodes[i] = back.node(p, infos[i])
+		nodes[i] = p.withNominated(back.node(p, infos[i]), nil, priority, g.has)
 	}
 	plan := &pack.Gang{Classes: constraints.requests, Members: constraints.members, Need: g.need(), Domains: domains}
 	placements, failure := p.chooser.PlanGangIn(nodes, plan, constraints)

@@ -30,6 +30,15 @@ var (
 		Help:    "Time to plan a whole gang.",
 		Buckets: metrics.ExponentialBuckets(0.0001, 2, 16),
 	})
+	preemptionDuration = metrics.NewHistogram(&metrics.HistogramOpts{
+		Subsystem: subsystem, Name: "preemption_plan_duration_seconds", StabilityLevel: metrics.ALPHA,
+		Help:    "Time to decide what to evict for a gang or a pod.",
+		Buckets: metrics.ExponentialBuckets(0.0001, 2, 16),
+	})
+	evictions = metrics.NewCounterVec(&metrics.CounterOpts{
+		Subsystem: subsystem, Name: "evictions_total", StabilityLevel: metrics.ALPHA,
+		Help: "Pods chosen as victims of preemption by result: evicted, or failed where the API server refused.",
+	}, []string{"result"})
 	ledgerEntries = metrics.NewGaugeVec(&metrics.GaugeOpts{
 		Subsystem: subsystem, Name: "ledger_entries", StabilityLevel: metrics.ALPHA,
 		Help: "Pods that GPUs are promised to, by phase: planned, assumed or bound.",
@@ -47,6 +56,7 @@ var (
 
 func registerMetrics() {
 	register.Do(func() {
-		legacyregistry.MustRegister(decisions, nodeRejections, gangPlans, gangPlanDuration, ledgerEntries, reservationsMade, reservationWait)
+		legacyregistry.MustRegister(decisions, nodeRejections, gangPlans, gangPlanDuration, preemptionDuration, evictions, ledgerEntries,
+			reservationsMade, reservationWait)
 	})
 }

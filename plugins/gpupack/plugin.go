@@ -51,6 +51,7 @@ type Plugin struct {
 	ledger     *ledger
 	gangs      *gangs
 	blocked    blocked
+	preemption *preemption
 	nodes      nodeStates
 	index      index
 	// reservations are of those that wait for places.
@@ -107,6 +108,7 @@ func New(ctx context.Context, obj runtime.Object, handle fwk.Handle) (fwk.Plugin
 	p.bindings = make(chan struct{}, mostBindings)
 	p.profile = sync.OnceValue(p.binds)
 	p.reservations = newReservations(p)
+	p.preemption = newPreemption(ctx, handle)
 	p.learning = newLearning(distribution, handle.ClientSet(), handle.SharedInformerFactory().Core().V1().Pods().Lister(),
 		ownNamespace(), handle.ProfileName())
 	p.learning.keep(ctx)

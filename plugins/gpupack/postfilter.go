@@ -9,14 +9,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	fwk "k8s.io/kube-scheduler/framework"
-	"k8s.io/kubernetes/pkg/scheduler/framework"
 
 	"github.com/gpupack/gpupack/pack"
 )
 
-// PostFilter counts why a pod found no node. For a gang's member it also drops the plan, since the place that it had no longer
-// suits it, and ends preemption: evicting pods for one member would gain nothing.
-func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, _ fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
+// PostFilter counts why a pod found no node, and makes room for it, or for the gang of which it is a member, by preemption. A
+// member that could not keep its planned place takes the plan with it instead. No other plugin is asked after this one: one that
+// knows no gangs would break some.
+func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *corev1.Pod, nodes fwk.NodeToStatusReader) (*fwk.PostFilterResult, *fwk.Status) {
 	decisions.WithLabelValues("unschedulable").Inc()
 	p.reservations.failed(ctx, pod)
 	p.block(ctx, state, pod)
@@ -35,15 +35,9 @@ func (p *Plugin) PostFilter(ctx context.Context, state fwk.CycleState, pod *core
 		})
 		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "the nodes chosen have changed meanwhile, so others are tried")
 	}
-	name := groupOf(pod)
-	if name.Name == "" {
-		return nil, fwk.NewStatus(fwk.Unschedulable)
-	}
-	if c != nil && c.planned != nil {
+	if name := groupOf(pod); name.Name != "" && c != nil && c.planned != nil {
 		p.gangs.failed(ctx, name, pod.UID, false, "node "+c.planned.node+" no longer suits member "+pod.Name)
+		return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "the gang is planned anew")
 	}
-	// A nomination keeps its node's room from pods of the same priority or a lower one. That of a scheduler which was killed while
-	// it bound the gang would do so for as long as the gang waits.
-	return framework.NewPostFilterResultWithNominatedNode(""),
-		fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "preemption does not help a member of a gang alone")
+	return p.preempt(ctx, p.latest(pod), nodes)
 }

@@ -356,6 +356,7 @@ func (p *Plugin) podGone(ctx context.Context, pod *corev1.Pod) {
 	p.ledger.drop(pod.UID)
 	p.blocked.unblock(pod.UID)
 	p.learning.settled(pod.UID)
+	p.preemption.podGone(pod)
 	p.gangs.memberGone(ctx, pod)
 }
 
