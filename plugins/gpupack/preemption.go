@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 	policylisters "k8s.io/client-go/listers/policy/v1"
 	resourcehelper "k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
@@ -34,6 +35,7 @@ type preemption struct {
 	// ctx ends with the scheduler; that of a scheduling cycle ends too early for evictions.
 	ctx     context.Context
 	budgets policylisters.PodDisruptionBudgetLister
+	backoff wait.Backoff
 
 	mu sync.Mutex
 	// leaving has the pods that are being evicted and when each should be gone at the latest.
@@ -71,6 +73,7 @@ func newPreemption(ctx context.Context, handle fwk.Handle) *preemption {
 	return &preemption{
 		ctx:       ctx,
 		budgets:   handle.SharedInformerFactory().Policy().V1().PodDisruptionBudgets().Lister(),
+		backoff:   evictionBackoff,
 		leaving:   map[types.UID]time.Time{},
 		rooms:     map[unitKey]*room{},
 		failures:  map[types.NamespacedName]gangFailure{},
@@ -225,7 +228,7 @@ func (p *Plugin) awaitRoom(ctx context.Context, u *unit, pod *corev1.Pod) (*fwk.
 		m.mu.Unlock()
 		return nil, nil
 	}
-	return p.nominate(ctx, u, pod, r), noPreemption(fmt.Sprintf("%d pods have yet to end before there is room", left))
+	return p.nominate(ctx, u, pod, r), noPreemption(awaiting(left))
 }
 
 // nominate makes the filters of pods of lower priority count the unit's pods where they are to go.

@@ -73,18 +73,28 @@ func (p *Plugin) makeRoom(ctx context.Context, u *unit, pod *corev1.Pod, plan *p
 	p.preemption.mu.Unlock()
 	result := p.nominate(ctx, u, pod, r)
 	if len(victims) == 0 {
-		return result, noPreemption(fmt.Sprintf("%d pods have yet to end before there is room", len(r.awaits)))
+		return result, noPreemption(awaiting(len(r.awaits)))
 	}
 	schedulermetrics.PreemptionVictims.Observe(float64(len(victims)))
-	message := fmt.Sprintf("%d pods of lower priority are evicted", len(victims))
+	message := fmt.Sprintf("evicting %s of lower priority", count(len(victims), "pod"))
 	if len(gangs) > 0 {
-		message += ", members of " + strings.Join(gangs, ", ") + " among them"
+		message += ", among them members of PodGroup " + strings.Join(gangs, ", ")
 	}
 	p.logger(ctx).V(2).Info("Preempting", "for", u.String(), "victims", len(victims), "gangs", gangs,
 		"brokenBudgets", plan.Toll.Breaks, "highestPriority", plan.Toll.Priority, "lostGPUSeconds", plan.Toll.Loss)
 	go p.evict(u, pod, victims, d)
 	return result, fwk.NewStatus(fwk.Success, "preemption: "+message)
 }
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// awaiting says that evictions are under way.
+func awaiting(n int) string { return "waiting for " + count(n, "evicted pod") + " to end" }
 
 func gracePeriod(pod *corev1.Pod) time.Duration {
 	if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
@@ -201,7 +211,7 @@ func (p *Plugin) mark(ctx context.Context, victim, by *corev1.Pod) error {
 
 // persist calls the API until it agrees, refuses for good, or has had time enough. It says whether the pod is no longer there.
 func (p *Plugin) persist(ctx context.Context, pod *corev1.Pod, call func() error) (gone bool, err error) {
-	_ = wait.ExponentialBackoffWithContext(ctx, evictionBackoff, func(ctx context.Context) (bool, error) {
+	_ = wait.ExponentialBackoffWithContext(ctx, p.preemption.backoff, func(ctx context.Context) (bool, error) {
 		err = call()
 		switch {
 		case err == nil:
