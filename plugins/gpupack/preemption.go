@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -60,6 +61,7 @@ type unitKey struct {
 type room struct {
 	// nodes by the UID of the pod that is to go there.
 	nodes map[types.UID]string
+	names map[types.UID]types.NamespacedName
 	// awaits are the pods that must be gone first.
 	awaits []types.NamespacedName
 	uids   map[types.NamespacedName]types.UID
@@ -99,19 +101,12 @@ func (m *preemption) placed(gang types.NamespacedName) {
 	delete(m.failures, gang)
 }
 
-// goneBy says when a pod that is leaving should be gone, and false for one that stays.
-func (m *preemption) goneBy(pod *corev1.Pod, now time.Time) (time.Time, bool) {
-	if pod.DeletionTimestamp != nil {
-		return pod.DeletionTimestamp.Add(goneSlack), true
-	}
+// evicted returns when each pod that is being evicted should be gone. One that is still there then is expected to go no more.
+func (m *preemption) evicted(now time.Time) map[types.UID]time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	until, ok := m.leaving[pod.UID]
-	if ok && now.After(until) {
-		delete(m.leaving, pod.UID)
-		return time.Time{}, false
-	}
-	return until, ok
+	maps.DeleteFunc(m.leaving, func(_ types.UID, until time.Time) bool { return now.After(until) })
+	return maps.Clone(m.leaving)
 }
 
 // unit is a gang, or a pod by itself, that finds no room.
@@ -234,15 +229,41 @@ func (p *Plugin) awaitRoom(ctx context.Context, u *unit, pod *corev1.Pod) (*fwk.
 // nominate makes the filters of pods of lower priority count the unit's pods where they are to go.
 func (p *Plugin) nominate(ctx context.Context, u *unit, pod *corev1.Pod, r *room) *fwk.PostFilterResult {
 	for _, pod := range u.pods {
-		node, ok := r.nodes[pod.UID]
-		if !ok {
-			continue
-		}
-		if info, err := framework.NewPodInfo(pod); err == nil {
-			p.handle.AddNominatedPod(p.logger(ctx), info, &fwk.NominatingInfo{NominatingMode: fwk.ModeOverride, NominatedNodeName: node})
+		if node, ok := r.nodes[pod.UID]; ok {
+			p.nominatePod(ctx, pod, node)
 		}
 	}
 	return framework.NewPostFilterResultWithNominatedNode(r.nodes[pod.UID])
+}
+
+// keepRooms nominates pods again for the rooms that are being made for them. The queue forgets nominations that are not in a
+// pod's status yet when it moves the pod.
+func (p *Plugin) keepRooms(ctx context.Context) {
+	m := p.preemption
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.rooms) == 0 {
+		return
+	}
+	now := p.clock.Now()
+	maps.DeleteFunc(m.rooms, func(_ unitKey, r *room) bool { return now.After(r.until) })
+	for _, r := range m.rooms {
+		for uid, node := range r.nodes {
+			if slices.ContainsFunc(p.handle.NominatedPodsForNode(node), func(pi fwk.PodInfo) bool { return pi.GetPod().UID == uid }) {
+				continue
+			}
+			pod, err := p.pods.Pods(r.names[uid].Namespace).Get(r.names[uid].Name)
+			if err == nil && pod.UID == uid && pod.Spec.NodeName == "" && !p.ledger.has(string(uid)) {
+				p.nominatePod(ctx, pod, node)
+			}
+		}
+	}
+}
+
+func (p *Plugin) nominatePod(ctx context.Context, pod *corev1.Pod, node string) {
+	if info, err := framework.NewPodInfo(pod); err == nil {
+		p.handle.AddNominatedPod(p.logger(ctx), info, &fwk.NominatingInfo{NominatingMode: fwk.ModeOverride, NominatedNodeName: node})
+	}
 }
 
 // scene has the objects behind the positions in a plan of what to evict.
@@ -346,13 +367,18 @@ func (p *Plugin) domainsOf(u *unit, infos []fwk.NodeInfo) (*pack.Domains, error)
 func (p *Plugin) collect(u *unit, d *scene, now time.Time) bool {
 	gangs := map[types.NamespacedName]*victimUnit{}
 	var names []types.NamespacedName
+	evicted := p.preemption.evicted(now)
 	for i, info := range d.infos {
 		for _, pi := range info.GetPods() {
 			pod := podOnNode{pi.GetPod(), i}
 			if convert.IsTerminal(pod.Pod) {
 				continue
 			}
-			if until, leaves := p.preemption.goneBy(pod.Pod, now); leaves {
+			until, leaves := evicted[pod.UID]
+			if pod.DeletionTimestamp != nil {
+				until, leaves = pod.DeletionTimestamp.Add(goneSlack), true
+			}
+			if leaves {
 				if now.Before(until) {
 					d.leaving = append(d.leaving, pod)
 					if until.After(d.until) {
@@ -363,7 +389,11 @@ func (p *Plugin) collect(u *unit, d *scene, now time.Time) bool {
 			}
 			lower := corev1helpers.PodPriority(pod.Pod) < u.priority
 			name := groupOf(pod.Pod)
-			if _, ok := p.groups.find(name); name.Name == "" || !ok {
+			known := false
+			if name.Name != "" {
+				_, known = p.groups.find(name)
+			}
+			if !known {
 				if lower {
 					d.victims = append(d.victims, victimUnit{pods: []podOnNode{pod}, members: 1})
 				}

@@ -28,7 +28,10 @@ import (
 // the scheduling cycle, since there may be many victims.
 func (p *Plugin) makeRoom(ctx context.Context, u *unit, pod *corev1.Pod, plan *pack.PreemptionPlan, d *scene) (*fwk.PostFilterResult, *fwk.Status) {
 	now := p.clock.Now()
-	r := &room{nodes: map[types.UID]string{}, uids: map[types.NamespacedName]types.UID{}, until: d.until}
+	r := &room{nodes: map[types.UID]string{}, names: map[types.UID]types.NamespacedName{}, uids: map[types.NamespacedName]types.UID{}, until: d.until}
+	for _, pod := range u.pods {
+		r.names[pod.UID] = types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
+	}
 	used := map[int]bool{}
 	for _, placement := range plan.Placements {
 		r.nodes[types.UID(placement.Member.ID)] = d.infos[placement.Node].Node().Name

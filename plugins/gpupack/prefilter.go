@@ -41,6 +41,7 @@ func (p *Plugin) PreFilter(ctx context.Context, state fwk.CycleState, pod *corev
 	p.learning.observe(pod, &request)
 	x := p.update(nodes)
 	p.tellCluster(x)
+	p.keepRooms(ctx)
 	c := &cycle{request: request, rejected: &rejections{}, choices: &sync.Map{}, ranking: &ranking{}}
 	if name := groupOf(pod); name.Name != "" {
 		e, status := p.placeOfMember(ctx, pod)

@@ -157,6 +157,45 @@ func TestGangIsPreemptedWhole(t *testing.T) {
 	require.Equal(t, []string{"high", "middle"}, k.left(t))
 }
 
+// Two gangs that want room at once do not evict for the same room, nor more than there is to gain.
+func TestTwoGangsPreempt(t *testing.T) {
+	k, _ := preemptionCluster(t, 5)
+	k.group(t, "old", 2)
+	k.gang(t, "old", 2, wholeGPUs(8), priority("test-low"))
+	for _, name := range []string{"low-0", "low-1", "middle"} {
+		k.create(t, name, wholeGPUs(8), priority("test-"+strings.Split(name, "-")[0]), lingering)
+	}
+	k.running(t, "old-0", "old-1", "low-0", "low-1", "middle")
+	for _, name := range []string{"red", "blue", "green"} {
+		k.group(t, name, 2)
+		k.gang(t, name, 2, wholeGPUs(8), priority("test-high"))
+	}
+	evicted := func() bool {
+		left := k.left(t)
+		return !slices.ContainsFunc([]string{"old-0", "old-1", "low-0", "low-1"}, func(name string) bool { return slices.Contains(left, name) })
+	}
+	require.Eventually(t, evicted, eventually, tick)
+	k.letGo(t, "low-0")
+	k.letGo(t, "low-1")
+	require.Eventually(t, func() bool { return k.membersBound(t, "red")+k.membersBound(t, "blue")+k.membersBound(t, "green") == 4 }, eventually, tick)
+	for _, name := range []string{"red", "blue", "green"} {
+		require.NotEqual(t, 1, k.membersBound(t, name), "gang %s is half placed", name)
+	}
+	require.Contains(t, k.left(t), "middle", "one node is no room for the third gang")
+	k.requireNoDoubleBooking(t)
+}
+
+func TestPodsWithoutGPUsPreempt(t *testing.T) {
+	k, _ := preemptionCluster(t, 1)
+	// The node has 64 CPUs.
+	k.create(t, "idle", wholeGPUs(1), priority("test-low"))
+	k.create(t, "low", wants(corev1.ResourceCPU, "40"), priority("test-low"))
+	k.running(t, "idle", "low")
+	k.create(t, "high", wants(corev1.ResourceCPU, "60"), priority("test-high"))
+	k.placed(t, "high")
+	require.Equal(t, []string{"high", "idle"}, k.left(t))
+}
+
 func TestSinglePodIsPreferredToGangThatLosesMore(t *testing.T) {
 	k, _ := preemptionCluster(t, 3)
 	k.group(t, "old", 2)
@@ -261,7 +300,7 @@ func TestRoomIsKeptForTheGang(t *testing.T) {
 			}
 			if restart {
 				s.Kill()
-				s = scheduler.Start(t, k.cp, scheduler.Options{})
+				scheduler.Start(t, k.cp, scheduler.Options{})
 			}
 			k.create(t, "thief", wholeGPUs(8), priority("test-low"))
 			k.create(t, "small-thief", shareMilli(500), priority("test-low"))
