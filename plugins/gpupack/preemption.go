@@ -57,7 +57,7 @@ type unitKey struct {
 	pod  types.UID
 }
 
-// room is what an eviction makes.
+// room is what an eviction makes. It does not change.
 type room struct {
 	// nodes by the UID of the pod that is to go there.
 	nodes map[types.UID]string
@@ -236,18 +236,19 @@ func (p *Plugin) nominate(ctx context.Context, u *unit, pod *corev1.Pod, r *room
 	return framework.NewPostFilterResultWithNominatedNode(r.nodes[pod.UID])
 }
 
+// making returns the rooms that are being made.
+func (m *preemption) making(now time.Time) []*room {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.rooms, func(_ unitKey, r *room) bool { return now.After(r.until) })
+	return slices.Collect(maps.Values(m.rooms))
+}
+
 // keepRooms nominates pods again for the rooms that are being made for them. The queue forgets nominations that are not in a
 // pod's status yet when it moves the pod.
 func (p *Plugin) keepRooms(ctx context.Context) {
-	m := p.preemption
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.rooms) == 0 {
-		return
-	}
-	now := p.clock.Now()
-	maps.DeleteFunc(m.rooms, func(_ unitKey, r *room) bool { return now.After(r.until) })
-	for _, r := range m.rooms {
+	// The queue may be waiting for the lock when it is asked.
+	for _, r := range p.preemption.making(p.clock.Now()) {
 		for uid, node := range r.nodes {
 			if slices.ContainsFunc(p.handle.NominatedPodsForNode(node), func(pi fwk.PodInfo) bool { return pi.GetPod().UID == uid }) {
 				continue

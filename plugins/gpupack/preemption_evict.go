@@ -85,7 +85,7 @@ func (p *Plugin) makeRoom(ctx context.Context, u *unit, pod *corev1.Pod, plan *p
 	}
 	p.logger(ctx).V(2).Info("Preempting", "for", u.String(), "victims", len(victims), "gangs", gangs,
 		"brokenBudgets", plan.Toll.Breaks, "highestPriority", plan.Toll.Priority, "lostGPUSeconds", plan.Toll.Loss)
-	go p.evict(u, pod, victims, d)
+	go p.evict(u, pod, victims)
 	return result, fwk.NewStatus(fwk.Success, "preemption: "+message)
 }
 
@@ -114,7 +114,7 @@ var evictionBackoff = wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, 
 
 // evict marks all victims and then deletes them. If the API server lets one not be marked, nobody is deleted. What else fails is
 // said in an event of the pod for which room is made, and the unit is tried again.
-func (p *Plugin) evict(u *unit, by *corev1.Pod, victims []podOnNode, d *scene) {
+func (p *Plugin) evict(u *unit, by *corev1.Pod, victims []podOnNode) {
 	ctx := p.preemption.ctx
 	logger := p.logger(ctx)
 	failed := make([]error, len(victims))
@@ -143,7 +143,6 @@ func (p *Plugin) evict(u *unit, by *corev1.Pod, victims []podOnNode, d *scene) {
 			if gone[i] {
 				return nil
 			}
-			node := d.infos[v.node].Node().Name
 			if waiting := p.handle.GetWaitingPod(v.UID); waiting != nil {
 				waiting.Reject(Name, "preempted")
 				rejected[i] = true
@@ -153,12 +152,12 @@ func (p *Plugin) evict(u *unit, by *corev1.Pod, victims []podOnNode, d *scene) {
 				return err
 			}
 			evictions.WithLabelValues("evicted").Inc()
-			note := fmt.Sprintf("Preempted by pod %v on node %v", by.UID, node)
+			note := fmt.Sprintf("Preempted by pod %v on node %v", by.UID, v.Spec.NodeName)
 			if u.gang != nil {
 				note += " for PodGroup " + u.key.gang.String()
 			}
 			p.handle.EventRecorder().Eventf(v.Pod, by, corev1.EventTypeNormal, "Preempted", "Preempting", "%s", note)
-			logger.V(2).Info("Evicted", "victim", klog.KObj(v.Pod), "node", node, "for", u.String())
+			logger.V(2).Info("Evicted", "victim", klog.KObj(v.Pod), "node", v.Spec.NodeName, "for", u.String())
 			return nil
 		})
 	}

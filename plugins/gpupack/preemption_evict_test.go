@@ -24,7 +24,6 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/events"
 	fwk "k8s.io/kube-scheduler/framework"
-	"k8s.io/kubernetes/pkg/scheduler/framework"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/gpupack/gpupack/pack"
@@ -51,12 +50,10 @@ func evicting(t *testing.T) (p *Plugin, client *fake.Clientset, recorder *events
 	t.Helper()
 	registerMetrics()
 	var objects []runtime.Object
-	info := framework.NewNodeInfo()
-	info.SetNode(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}})
-	s := &scene{infos: []fwk.NodeInfo{info}}
 	var victims []podOnNode
 	for _, name := range []string{"a", "b", "c"} {
 		pod := podNamed(name)
+		pod.Spec.NodeName = "node"
 		objects = append(objects, pod)
 		victims = append(victims, podOnNode{pod, 0})
 	}
@@ -71,7 +68,7 @@ func evicting(t *testing.T) (p *Plugin, client *fake.Clientset, recorder *events
 			leaving: map[types.UID]time.Time{"a": {}, "b": {}, "c": {}}, rooms: map[unitKey]*room{u.key: {}}, retrying: map[unitKey]bool{},
 		},
 	}
-	return p, client, recorder, func() { p.evict(u, by, victims, s) }
+	return p, client, recorder, func() { p.evict(u, by, victims) }
 }
 
 func podsLeft(t *testing.T, client kubernetes.Interface) []string {
