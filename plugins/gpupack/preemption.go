@@ -572,7 +572,8 @@ func (p *Plugin) withNominated(n *pack.Node, leaving []*corev1.Pod, priority int
 		n.Remove(&r, string(pod.UID))
 	}
 	for _, pi := range p.handle.NominatedPodsForNode(n.Name) {
-		pod := pi.GetPod()
+		// Of a pod that it holds nowhere at the moment, the queue knows no more than the name.
+		pod := p.latest(pi.GetPod())
 		if corev1helpers.PodPriority(pod) < priority || except(pod) || p.ledger.has(string(pod.UID)) {
 			continue
 		}
