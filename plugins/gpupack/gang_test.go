@@ -52,7 +52,7 @@ func withPlan(t *testing.T, need, members int) (*Plugin, *queueHandle, *clocktes
 	})
 	p := &Plugin{
 		handle: handle, clock: clock, ledger: newLedger(), groups: &podGroups{}, args: &config.GPUPackArgs{},
-		podIndexer: indexer, pods: corelisters.NewPodLister(indexer),
+		podIndexer: indexer, pods: corelisters.NewPodLister(indexer), preemption: &preemption{},
 	}
 	p.gangs = newGangs(p)
 	p.groups.byKey = map[types.NamespacedName]*schedulingv1alpha1.PodGroup{}

@@ -79,6 +79,7 @@ func newProfile(t testing.TB, nodes int, chosen pack.Policy, changes ...func(i i
 		require.NoError(t, err)
 	}
 	f.p = &Plugin{
+		preemption: &preemption{},
 		args: &config.GPUPackArgs{StaleAfter: metav1.Duration{Duration: time.Hour}}, clock: f.clock,
 		chooser: pack.Chooser{Policy: chosen, Limits: pack.Limits{WholeForeignMiB: 512}, LoadWeight: 0.5},
 		ledger:  newLedger(), telemetry: newTelemetry(chosen), groups: &podGroups{}, pods: pods,
