@@ -80,7 +80,7 @@ func newProfile(t testing.TB, nodes int, chosen pack.Policy, changes ...func(i i
 	}
 	f.p = &Plugin{
 		preemption: &preemption{},
-		args: &config.GPUPackArgs{StaleAfter: metav1.Duration{Duration: time.Hour}}, clock: f.clock,
+		args:       &config.GPUPackArgs{StaleAfter: metav1.Duration{Duration: time.Hour}}, clock: f.clock,
 		chooser: pack.Chooser{Policy: chosen, Limits: pack.Limits{WholeForeignMiB: 512}, LoadWeight: 0.5},
 		ledger:  newLedger(), telemetry: newTelemetry(chosen), groups: &podGroups{}, pods: pods,
 		learning: newLearning(distribution, client, pods, "ns", "gpupack"),
