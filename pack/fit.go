@@ -20,8 +20,10 @@ const (
 	ReasonStaleShare
 	ReasonTooLarge
 	ReasonUnhealthy
+	ReasonCordoned
 	ReasonForeign
 	ReasonObserveForeign
+	ReasonObserveCordoned
 	ReasonBusy
 	ReasonOccupied
 	ReasonMemory
@@ -49,8 +51,10 @@ var reasonText = [numReasons]struct {
 	ReasonStaleShare:       {"StaleTelemetry", "GPU telemetry is stale, so no new pod may share a GPU", true},
 	ReasonTooLarge:         {"TooLarge", "the share is larger than the memory of the node's GPUs", true},
 	ReasonUnhealthy:        {"Unhealthy", "too few healthy GPUs", true},
+	ReasonCordoned:         {"GPUCordoned", "too few GPUs that are not cordoned", true},
 	ReasonForeign:          {"ForeignMemory", "GPU memory is taken by processes outside any pod", true},
 	ReasonObserveForeign:   {"ForeignMemory", "in observe mode, and a free GPU has memory taken by processes outside any pod", true},
+	ReasonObserveCordoned:  {"GPUCordoned", "in observe mode, and a free GPU is cordoned, which the device plugin could hand out", true},
 	ReasonBusy:             {"Busy", "the GPUs are busier than the pod accepts", false},
 	ReasonOccupied:         {"Occupied", "too few GPUs are free as a whole", false},
 	ReasonMemory:           {"GPUMemory", "no GPU has enough free memory", false},
@@ -88,6 +92,8 @@ func (l *Limits) gpuReason(g *GPU, r *Request) Reason {
 		return ReasonModel
 	case need > usable:
 		return ReasonTooLarge
+	case g.Cordoned:
+		return ReasonCordoned
 	case g.Unhealthy != "":
 		return ReasonUnhealthy
 	case r.GPUs > 0 && g.ForeignMiB > l.WholeForeignMiB, r.GPUs == 0 && need > usable-g.ForeignMiB:
@@ -138,6 +144,9 @@ func (l *Limits) Fit(n *Node, r *Request) Reason {
 	if n.Observe && count[ReasonFits] >= need && l.observeForeign(n) {
 		return ReasonObserveForeign
 	}
+	if n.Observe && count[ReasonFits] >= need && observeCordoned(n) {
+		return ReasonObserveCordoned
+	}
 	sum := count[ReasonFits]
 	if sum >= need {
 		if n.Stale && r.IsShare() {
@@ -159,6 +168,16 @@ func (l *Limits) observeForeign(n *Node) bool {
 	for i := range n.GPUs {
 		g := &n.GPUs[i]
 		if g.Unhealthy == "" && len(g.Tenants) == 0 && g.ForeignMiB > l.WholeForeignMiB {
+			return true
+		}
+	}
+	return false
+}
+
+// observeCordoned says whether that device plugin could hand out a GPU that is cordoned.
+func observeCordoned(n *Node) bool {
+	for i := range n.GPUs {
+		if n.GPUs[i].Cordoned && len(n.GPUs[i].Tenants) == 0 {
 			return true
 		}
 	}

@@ -248,6 +248,7 @@ func (s *gangStates) of(n *Node) int32 {
 		number(g.FreeMilli())
 		flag(len(g.Tenants) > 0)
 		flag(g.Unhealthy != "")
+		flag(g.Cordoned)
 		if s.busy {
 			number(int64(g.Utilization))
 		}

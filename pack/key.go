@@ -14,7 +14,7 @@ type gpuState struct {
 	model                                     string
 	usableMiB, foreignMiB, freeMiB, freeMilli int64
 	utilization                               int
-	unhealthy, held                           bool
+	unhealthy, cordoned, held                 bool
 }
 
 // State is a key of nodes: those with equal keys fit the same requests, for the same reasons, and Choose gives them the same
@@ -26,7 +26,7 @@ func (n *Node) State() string {
 		g := &n.GPUs[i]
 		s := gpuState{
 			model: g.Model, usableMiB: g.UsableMiB(), foreignMiB: g.ForeignMiB, freeMiB: g.FreeMiB(), freeMilli: g.FreeMilli(),
-			unhealthy: g.Unhealthy != "", held: len(g.Tenants) > 0,
+			unhealthy: g.Unhealthy != "", cordoned: g.Cordoned, held: len(g.Tenants) > 0,
 		}
 		if s.freeMilli > 0 && !s.unhealthy {
 			s.utilization = g.Utilization
@@ -62,7 +62,7 @@ func (n *Node) State() string {
 		return cmp.Or(
 			cmp.Compare(a.freeMilli, b.freeMilli), cmp.Compare(a.freeMiB, b.freeMiB), cmp.Compare(a.utilization, b.utilization),
 			cmp.Compare(a.foreignMiB, b.foreignMiB), cmp.Compare(a.usableMiB, b.usableMiB), cmp.Compare(a.model, b.model),
-			compareBool(a.unhealthy, b.unhealthy), compareBool(a.held, b.held),
+			compareBool(a.unhealthy, b.unhealthy), compareBool(a.cordoned, b.cordoned), compareBool(a.held, b.held),
 		)
 	})
 	for i := range gpus {
@@ -72,7 +72,7 @@ func (n *Node) State() string {
 			flags(true)
 			continue
 		}
-		flags(false, s.unhealthy, s.held)
+		flags(false, s.unhealthy, s.held, s.cordoned)
 		text(s.model)
 		number(s.usableMiB)
 		number(s.foreignMiB)

@@ -77,6 +77,7 @@ func TestStateTellsNodesApart(t *testing.T) {
 		"usable":      func(n *Node) { n.GPUs[1].ReservedMiB++ },
 		"foreign":     func(n *Node) { n.GPUs[1].ForeignMiB++ },
 		"busy":        func(n *Node) { n.GPUs[1].Utilization++ },
+		"cordoned":    func(n *Node) { n.GPUs[1].Unhealthy, n.GPUs[1].Cordoned = "cordoned", true },
 		"unhealthy":   func(n *Node) { n.GPUs[1].Unhealthy = "Xid" },
 		"held":        func(n *Node) { n.GPUs[1].Tenants = []Tenant{{ID: "t"}} },
 		"share":       func(n *Node) { n.GPUs[1].Tenants = []Tenant{{ID: "t", Milli: 500}} },

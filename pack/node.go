@@ -39,6 +39,8 @@ type GPU struct {
 	Utilization int
 	// Unhealthy is why the GPU must not be chosen; empty for a healthy one.
 	Unhealthy string
+	// Cordoned is true where nothing ails the GPU, but an operator wants no new pods on it. Unhealthy then says so.
+	Cordoned bool
 	// Tenants hold the GPU or shares of it.
 	Tenants []Tenant
 }

@@ -20,8 +20,10 @@ func testNode(n int) *Node {
 	return node
 }
 
-func with(n *Node, change func(*Node)) *Node {
-	change(n)
+func with(n *Node, changes ...func(*Node)) *Node {
+	for _, change := range changes {
+		change(n)
+	}
 	return n
 }
 
@@ -80,6 +82,14 @@ var fitCases = []struct {
 	{"too large by the driver's reserve", with(testNode(1), func(n *Node) { n.GPUs[0].ReservedMiB = 1 }), Request{MiB: 81920}, ReasonTooLarge},
 	{"unhealthy", with(testNode(2), func(n *Node) { n.GPUs[0].Unhealthy = "Xid 79" }), Request{GPUs: 2}, ReasonUnhealthy},
 	{"unhealthy and no share", with(testNode(1), func(n *Node) { n.GPUs[0].Unhealthy = "Xid 79" }), Request{Milli: 1}, ReasonUnhealthy},
+	{"cordoned", with(testNode(2), cordon(0)), Request{GPUs: 2}, ReasonCordoned},
+	{"cordoned and no share", with(testNode(1), cordon(0)), Request{Milli: 1}, ReasonCordoned},
+	{"another is cordoned", with(testNode(2), cordon(0)), Request{GPUs: 1}, ReasonFits},
+	{"observe: a cordoned GPU could be handed out", with(testNode(2), func(n *Node) { n.Observe = true }, cordon(1)), Request{GPUs: 1},
+		ReasonObserveCordoned},
+	{"observe: the cordoned GPU is taken", with(testNode(2), func(n *Node) {
+		n.Observe, n.GPUs[1].Tenants = true, []Tenant{{ID: "a", Milli: 1000}}
+	}, cordon(1)), Request{GPUs: 1}, ReasonFits},
 	{"foreign above the limit", with(testNode(1), func(n *Node) { n.GPUs[0].ForeignMiB = 513 }), Request{GPUs: 1}, ReasonForeign},
 	{"foreign at the limit", with(testNode(1), func(n *Node) { n.GPUs[0].ForeignMiB = 512 }), Request{GPUs: 1}, ReasonFits},
 	{"foreign leaves too little for a share", with(testNode(1), func(n *Node) { n.GPUs[0].ForeignMiB = 61440 }), Request{MiB: 20481}, ReasonForeign},
@@ -112,6 +122,11 @@ var fitCases = []struct {
 		n.GPUs[0].Unhealthy = "ECC"
 		n.GPUs[1].Tenants = []Tenant{{ID: "a", Milli: 600}}
 	}), Request{GPUs: 3}, ReasonUnhealthy},
+}
+
+// cordon makes an operator want no new pods on a GPU.
+func cordon(gpu int) func(*Node) {
+	return func(n *Node) { n.GPUs[gpu].Unhealthy, n.GPUs[gpu].Cordoned = "cordoned", true }
 }
 
 func TestFit(t *testing.T) {

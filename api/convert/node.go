@@ -112,6 +112,8 @@ func readTelemetry(n *pack.Node, gn *v1alpha1.GPUNode, o *Options) {
 		}
 		if !g.Healthy {
 			n.GPUs[i].Unhealthy = cmp.Or(g.UnhealthyMessage, string(g.UnhealthyReason), "unhealthy")
+		} else if c := gn.Spec.Cordon(g.UUID); c != nil {
+			n.GPUs[i].Unhealthy, n.GPUs[i].Cordoned = c.String(), true
 		}
 	}
 	slices.SortFunc(n.GPUs, func(a, b pack.GPU) int { return cmp.Compare(a.Index, b.Index) })
@@ -269,11 +271,16 @@ func HealthyGPUs(gn *v1alpha1.GPUNode) map[string]int {
 		return gpus
 	}
 	for i := range gn.Status.GPUs {
-		if g := &gn.Status.GPUs[i]; g.Healthy {
+		if g := &gn.Status.GPUs[i]; TakesPods(gn, g) {
 			gpus[g.Model]++
 		}
 	}
 	return gpus
+}
+
+// TakesPods says whether the GPU may get new pods: it is healthy, and nobody cordoned it.
+func TakesPods(gn *v1alpha1.GPUNode, g *v1alpha1.GPU) bool {
+	return g.Healthy && gn.Spec.Cordon(g.UUID) == nil
 }
 
 // maxMemoryMiB is the largest device memory that the CRD allows.

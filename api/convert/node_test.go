@@ -90,6 +90,24 @@ func TestNodeReadsTelemetry(t *testing.T) {
 	}, got)
 }
 
+func TestNodeReadsCordons(t *testing.T) {
+	gn := gpuNode(3, uses("pod", 0, 100), func(s *v1alpha1.GPUNodeStatus) {
+		s.GPUs[1].Healthy, s.GPUs[1].UnhealthyReason = false, v1alpha1.ReasonECC
+	})
+	gn.Spec.CordonedGPUs = []v1alpha1.CordonedGPU{{UUID: "GPU-0", Reason: "fan is loud", By: "ada"}, {UUID: "GPU-1"}, {UUID: "GPU-gone"}}
+	got := Node(kubeNode(), gn, nil, defaultOptions())
+	assert.Equal(t, []string{"cordoned by ada: fan is loud", "ECC", ""}, []string{got.GPUs[0].Unhealthy, got.GPUs[1].Unhealthy, got.GPUs[2].Unhealthy})
+	assert.Equal(t, []bool{true, false, false}, []bool{got.GPUs[0].Cordoned, got.GPUs[1].Cordoned, got.GPUs[2].Cordoned},
+		"of a sick GPU it is told that it is sick")
+	assert.Len(t, got.GPUs[0].Tenants, 1, "its pods stay")
+	assert.Equal(t, map[string]int{"A100": 1}, HealthyGPUs(gn))
+
+	gn = gpuNode(1)
+	gn.Spec.CordonedGPUs = []v1alpha1.CordonedGPU{{UUID: "GPU-0"}}
+	limits := pack.Limits{}
+	assert.Equal(t, pack.ReasonCordoned, limits.Fit(Node(kubeNode(), gn, nil, defaultOptions()), &pack.Request{Milli: 1}))
+}
+
 func TestNodeProblems(t *testing.T) {
 	noGPUs := kubeNode()
 	noGPUs.Status.Capacity = nil

@@ -126,6 +126,37 @@ func TestCRD(t *testing.T) {
 	}
 }
 
+func TestCRDOfCordons(t *testing.T) {
+	c := loadCRD(t)
+	since := metav1.NewTime(time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC))
+	good := CordonedGPU{UUID: "GPU-a", Reason: "fan is loud", By: "ada", Since: &since}
+	for name, tc := range map[string]struct {
+		cordons []CordonedGPU
+		err     string
+	}{
+		"whole":            {[]CordonedGPU{good}, ""},
+		"a uuid is enough": {[]CordonedGPU{{UUID: "GPU-a"}, {UUID: "GPU-gone"}}, ""},
+		"no uuid":          {[]CordonedGPU{{Reason: "x"}}, "spec.cordonedGPUs[0].uuid"},
+		"no GPU's uuid":    {[]CordonedGPU{{UUID: "GPU a"}}, "spec.cordonedGPUs[0].uuid"},
+		"twice":            {[]CordonedGPU{good, good}, "Duplicate value"},
+		"long reason":      {[]CordonedGPU{{UUID: "GPU-a", Reason: strings.Repeat("x", 257)}}, "spec.cordonedGPUs[0].reason"},
+		"too many":         {make([]CordonedGPU, 33), "spec.cordonedGPUs"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gn := reading()
+			gn.Spec.CordonedGPUs = tc.cordons
+			err := c.validate(t, gn).ToAggregate()
+			if tc.err == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, tc.err)
+		})
+	}
+	assert.Equal(t, "cordoned by ada: fan is loud", good.String())
+	assert.Equal(t, "cordoned", (&CordonedGPU{UUID: "GPU-a"}).String())
+}
+
 // The spelling is a contract with users and their manifests.
 func TestContract(t *testing.T) {
 	for got, want := range map[string]string{

@@ -64,7 +64,65 @@ type GPUNode struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// +optional
+	Spec GPUNodeSpec `json:"spec,omitempty,omitzero"`
+
+	// +optional
 	Status GPUNodeStatus `json:"status,omitempty"`
+}
+
+// GPUNodeSpec is what operators want of a node's GPUs. Agents write the status alone.
+type GPUNodeSpec struct {
+	// CordonedGPUs get no new pods; those that they have stay. A UUID once.
+	// +listType=map
+	// +listMapKey=uuid
+	// +kubebuilder:validation:MaxItems=32
+	// +optional
+	CordonedGPUs []CordonedGPU `json:"cordonedGPUs,omitempty"`
+}
+
+// CordonedGPU is a GPU that is to get no new pods.
+type CordonedGPU struct {
+	// UUID of the GPU, as in the status.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=96
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9][-A-Za-z0-9_.]*$`
+	UUID string `json:"uuid"`
+
+	// Reason is why, for people.
+	// +kubebuilder:validation:MaxLength=256
+	// +optional
+	Reason string `json:"reason,omitempty"`
+
+	// By is the user who did so.
+	// +kubebuilder:validation:MaxLength=256
+	// +optional
+	By string `json:"by,omitempty"`
+
+	// Since is when that was.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+}
+
+// Cordon returns what is said of a GPU that is cordoned; nil for one that is not.
+func (s *GPUNodeSpec) Cordon(uuid string) *CordonedGPU {
+	for i := range s.CordonedGPUs {
+		if s.CordonedGPUs[i].UUID == uuid {
+			return &s.CordonedGPUs[i]
+		}
+	}
+	return nil
+}
+
+// String says so in a few words, such as "cordoned by ada: fan is loud".
+func (c *CordonedGPU) String() string {
+	out := "cordoned"
+	if c.By != "" {
+		out += " by " + c.By
+	}
+	if c.Reason != "" {
+		out += ": " + c.Reason
+	}
+	return out
 }
 
 // GPUNodeStatus is one reading of a node's GPUs.

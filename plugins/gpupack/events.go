@@ -127,12 +127,12 @@ func gainOf(before, after *v1alpha1.GPUNode, o *convert.Options) *gain {
 	}
 	for i := range after.Status.GPUs {
 		now := &after.Status.GPUs[i]
-		if !now.Healthy {
+		if !convert.TakesPods(after, now) {
 			continue
 		}
 		was, ok := known[now.UUID]
 		switch {
-		case !ok || !was.Healthy || was.Model != now.Model ||
+		case !ok || !convert.TakesPods(before, was) || was.Model != now.Model ||
 			now.MemoryUsedMiB < was.MemoryUsedMiB ||
 			now.MemoryForeignMiB < was.MemoryForeignMiB ||
 			now.MemoryTotalMiB-now.MemoryReservedMiB > was.MemoryTotalMiB-was.MemoryReservedMiB:

@@ -31,6 +31,7 @@ func TestTelemetryWakesOnlyPodsThatItCanHelp(t *testing.T) {
 	gpu := func(change func(*v1alpha1.GPU)) *v1alpha1.GPUNode {
 		return reading(func(gn *v1alpha1.GPUNode) { change(&gn.Status.GPUs[0]) })
 	}
+	cordoned := reading(func(gn *v1alpha1.GPUNode) { gn.Spec.CordonedGPUs = []v1alpha1.CordonedGPU{{UUID: "g0"}} })
 	share := pack.Request{MiB: 8192}
 	for name, tc := range map[string]struct {
 		before, after *v1alpha1.GPUNode
@@ -44,6 +45,8 @@ func TestTelemetryWakesOnlyPodsThatItCanHelp(t *testing.T) {
 		"foreign freed":    {reading(nil), gpu(func(g *v1alpha1.GPU) { g.MemoryForeignMiB = 0 }), share, true},
 		"recovered":        {gpu(func(g *v1alpha1.GPU) { g.Healthy = false }), reading(nil), share, true},
 		"fell sick":        {reading(nil), gpu(func(g *v1alpha1.GPU) { g.Healthy = false }), share, false},
+		"uncordoned":       {cordoned, reading(nil), share, true},
+		"cordoned":         {reading(nil), cordoned, share, false},
 		"calmer, no limit": {reading(nil), gpu(func(g *v1alpha1.GPU) { g.Utilization = 10 }), share, false},
 		"calmer, within limit": {
 			reading(nil), gpu(func(g *v1alpha1.GPU) { g.Utilization = 10 }),

@@ -60,7 +60,11 @@ func (p *Plugin) filterPlanned(e *entry, info fwk.NodeInfo) *fwk.Status {
 	}
 	for _, i := range at {
 		if n.GPUs[i].Unhealthy != "" {
-			return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, pack.ReasonUnhealthy.Message())
+			reason := pack.ReasonUnhealthy
+			if n.GPUs[i].Cordoned {
+				reason = pack.ReasonCordoned
+			}
+			return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reason.Message())
 		}
 	}
 	return nil

@@ -52,6 +52,40 @@ func TestSharesAndWholeGPUsArePacked(t *testing.T) {
 	k.requireNoDoubleBooking(t)
 }
 
+// A GPU that is cordoned gets no new pods from that moment on, and those that wait for it are woken when it is given back.
+func TestCordonedGPUs(t *testing.T) {
+	k := newCluster(t, 1, func(int) []v1alpha1.GPU { return a100s(2) })
+	scheduler.Start(t, k.cp, scheduler.Options{})
+	k.create(t, "first", shareMemory("16Gi"))
+	held := gpusOf(k.placed(t, "first"))[0]
+	cordon := func(uuids ...string) {
+		t.Helper()
+		gn := &v1alpha1.GPUNode{}
+		require.NoError(t, k.Get(t.Context(), client.ObjectKey{Name: k.nodes[0]}, gn))
+		before := client.MergeFrom(gn.DeepCopy())
+		gn.Spec.CordonedGPUs = nil
+		for _, uuid := range uuids {
+			gn.Spec.CordonedGPUs = append(gn.Spec.CordonedGPUs, v1alpha1.CordonedGPU{UUID: uuid, Reason: "fan is loud"})
+		}
+		require.NoError(t, k.Patch(t.Context(), gn, before))
+	}
+	cordon(held)
+	k.create(t, "second", shareMemory("16Gi"))
+	other := gpusOf(k.placed(t, "second"))[0]
+	require.NotEqual(t, held, other, "the GPU with the first share would be the better one")
+	require.Equal(t, held, gpusOf(k.placed(t, "first"))[0], "nothing is evicted")
+
+	cordon(held, other)
+	k.create(t, "third", shareMemory("16Gi"))
+	k.pendingFor(t, "third", "too few GPUs that are not cordoned")
+	// Telemetry leaves the cordons alone.
+	k.publish(t, k.nodes[0])
+	k.pendingFor(t, "third", "too few GPUs that are not cordoned")
+	cordon(held)
+	require.Equal(t, other, gpusOf(k.placed(t, "third"))[0])
+	k.requireNoDoubleBooking(t)
+}
+
 func TestComputeShares(t *testing.T) {
 	k := newCluster(t, 1, func(int) []v1alpha1.GPU { return a100s(1) })
 	scheduler.Start(t, k.cp, scheduler.Options{})
