@@ -37,6 +37,8 @@ type env struct {
 	config *genericclioptions.ConfigFlags
 	// reader returns the client; tests put another in its place.
 	reader func() (client.Reader, error)
+	// writer returns the client of the commands that change something.
+	writer func() (client.Client, error)
 	now    func() time.Time
 	view   viewOptions
 }
@@ -44,7 +46,8 @@ type env struct {
 // NewCommand returns the command kubectl gpupack with its subcommands. Run it by Run for the exit codes.
 func NewCommand(streams genericiooptions.IOStreams) *cobra.Command {
 	e := &env{IOStreams: streams, config: genericclioptions.NewConfigFlags(true), now: time.Now}
-	e.reader = func() (client.Reader, error) { return newReader(e.config) }
+	e.reader = func() (client.Reader, error) { return newClient(e.config) }
+	e.writer = func() (client.Client, error) { return newClient(e.config) }
 	return e.command()
 }
 
@@ -104,7 +107,7 @@ func (e *env) command() *cobra.Command {
 	e.config.AddFlags(root.PersistentFlags())
 	e.view.staleAfter = convert.DefaultStaleAfter
 	e.view.wholeForeignMiB = pack.DefaultWholeForeignMiB
-	root.AddCommand(e.topCommand(), e.placementsCommand(), e.explainCommand(), e.gangsCommand(), e.snapshotCommand(),
+	root.AddCommand(e.topCommand(), e.placementsCommand(), e.explainCommand(), e.gangsCommand(), e.snapshotCommand(), e.cordonGPUCommand(), e.uncordonGPUCommand(),
 		e.simulateCommand(), e.versionCommand())
 	root.InitDefaultCompletionCmd("completion")
 	return root
@@ -172,6 +175,20 @@ func flagError(cmd *cobra.Command, err error) error {
 		}
 	}
 	return usagef(cmd, "%s", message)
+}
+
+// didYouMean names the nearest of the names, if one is near; empty if none is.
+func didYouMean(name string, names []string) string {
+	nearest, distance := "", 3
+	for _, n := range names {
+		if d := editDistance(name, n); d < distance {
+			nearest, distance = n, d
+		}
+	}
+	if nearest == "" {
+		return ""
+	}
+	return fmt.Sprintf(": did you mean %q?", nearest)
 }
 
 // editDistance is the number of characters to insert, delete or replace to get from a to b.

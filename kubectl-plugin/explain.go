@@ -384,6 +384,8 @@ func (c *candidates) gpuMessage(g *pack.GPU, v *pack.GPUVerdict, request *pack.R
 		return fmt.Sprintf("has %d MiB for pods, needs %d", g.UsableMiB(), v.NeedMiB)
 	case pack.ReasonUnhealthy:
 		return "is sick: " + g.Unhealthy
+	case pack.ReasonCordoned:
+		return "is " + g.Unhealthy
 	case pack.ReasonBusy:
 		return fmt.Sprintf("is %d%% busy, the pod accepts up to %d%%", g.Utilization, request.MaxUtilization)
 	case pack.ReasonOccupied:

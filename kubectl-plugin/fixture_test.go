@@ -54,6 +54,10 @@ func invoke(t *testing.T, r client.Reader, args ...string) result {
 		require.NotNil(t, r, "the cluster must not be asked")
 		return r, nil
 	}
+	e.writer = func() (client.Client, error) {
+		require.NotNil(t, r, "the cluster must not be asked")
+		return r.(client.Client), nil
+	}
 	code := run(t.Context(), e.command(), streams, args)
 	return result{code, out.String(), errOut.String()}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -76,9 +77,9 @@ type podScope struct {
 	keep func(*corev1.Pod) bool
 }
 
-// newReader returns a client for the kinds that a snapshot has. It makes no discovery request: the kinds are known, and
-// one that the cluster does not serve is found out by the list itself.
-func newReader(config *genericclioptions.ConfigFlags) (client.Reader, error) {
+// newClient returns a client for the kinds that the plugin knows. It makes no discovery request: one that the cluster does not
+// serve is found out by the list itself.
+func newClient(config *genericclioptions.ConfigFlags) (client.Client, error) {
 	rc, err := config.ToRESTConfig()
 	if err != nil {
 		return nil, err
@@ -96,6 +97,7 @@ func newReader(config *genericclioptions.ConfigFlags) (client.Reader, error) {
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	mapper.Add(v1alpha1.SchemeGroupVersion.WithKind("GPUNode"), meta.RESTScopeRoot)
 	mapper.Add(podgroupv1alpha1.SchemeGroupVersion.WithKind("PodGroup"), meta.RESTScopeNamespace)
+	mapper.Add(authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), meta.RESTScopeRoot)
 	mapper.Add(schedulingv1.SchemeGroupVersion.WithKind("PriorityClass"), meta.RESTScopeRoot)
 	return client.New(rc, client.Options{Scheme: scheme, Mapper: mapper})
 }
@@ -103,7 +105,7 @@ func newReader(config *genericclioptions.ConfigFlags) (client.Reader, error) {
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, schedulingv1.AddToScheme, v1alpha1.AddToScheme, podgroupv1alpha1.AddToScheme,
+		corev1.AddToScheme, authenticationv1.AddToScheme, schedulingv1.AddToScheme, v1alpha1.AddToScheme, podgroupv1alpha1.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			return nil, err

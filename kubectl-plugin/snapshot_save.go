@@ -95,6 +95,7 @@ func (s *snapshot) save() *Snapshot {
 		out.Items = append(out.Items, &v1alpha1.GPUNode{
 			TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: "GPUNode"},
 			ObjectMeta: metav1.ObjectMeta{Name: gn.Name},
+			Spec:       gn.Spec,
 			Status:     gn.Status,
 		})
 	}

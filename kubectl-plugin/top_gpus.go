@@ -114,6 +114,8 @@ func printGPUs(sc screen, s *snapshot, answer *TopGPUs, out *output) {
 			health = styled(g.shortHealth(), bad)
 		} else if g.telemetry == TelemetryStale {
 			health = styled("stale", warn)
+		} else if g.Cordoned != nil {
+			health = styled("cordoned", warn)
 		}
 		power, temperature := "-", "-"
 		if g.PowerMilliwatts > 0 {

@@ -48,9 +48,9 @@ type Memory struct {
 	// ForeignMiB is the part of UsedMiB that belongs to no pod.
 	ForeignMiB int64 `json:"memoryForeignMiB"`
 	// FreeMiB is what new pods can have: total - reserved - foreign - the larger of requested and used of each pod; 0 for a
-	// sick GPU.
+	// sick or cordoned GPU.
 	FreeMiB int64 `json:"memoryFreeMiB"`
-	// sickMiB would be free if the GPU were not sick.
+	// sickMiB would be free if the GPU were neither.
 	sickMiB int64
 }
 
@@ -101,13 +101,15 @@ type GPUUsage struct {
 	Model  string `json:"model"`
 	Memory `json:",inline"`
 	// Utilization is percent, as are all of that name.
-	Utilization        int     `json:"utilization"`
-	PowerMilliwatts    int64   `json:"powerMilliwatts,omitempty"`
-	TemperatureCelsius int32   `json:"temperatureCelsius,omitempty"`
-	Healthy            bool    `json:"healthy"`
-	UnhealthyReason    string  `json:"unhealthyReason,omitempty"`
-	UnhealthyMessage   string  `json:"unhealthyMessage,omitempty"`
-	Pods               []Share `json:"pods"`
+	Utilization        int    `json:"utilization"`
+	PowerMilliwatts    int64  `json:"powerMilliwatts,omitempty"`
+	TemperatureCelsius int32  `json:"temperatureCelsius,omitempty"`
+	Healthy            bool   `json:"healthy"`
+	UnhealthyReason    string `json:"unhealthyReason,omitempty"`
+	UnhealthyMessage   string `json:"unhealthyMessage,omitempty"`
+	// Cordoned is who wants no new pods on the GPU, and why; absent where nobody does.
+	Cordoned *v1alpha1.CordonedGPU `json:"cordoned,omitempty"`
+	Pods     []Share               `json:"pods"`
 
 	freeMilli int64
 	telemetry Telemetry
@@ -230,8 +232,11 @@ func (u *NodeUsage) fromTelemetry(s *snapshot, state *pack.Node, gn *v1alpha1.GP
 	for i := range state.GPUs {
 		g := oneGPU(&state.GPUs[i], readings[state.GPUs[i].UUID], byUID)
 		g.Node, g.telemetry, g.observed = u.Node, u.Telemetry, u.ObservedTime
+		if g.Cordoned = gn.Spec.Cordon(g.UUID); g.Cordoned != nil && g.Healthy {
+			g.sickMiB, g.FreeMiB = g.FreeMiB, 0
+		}
 		g.usable = u.Exists && u.Ready && !u.Cordoned && u.Telemetry == TelemetryFresh &&
-			g.Healthy && g.ForeignMiB <= o.wholeForeignMiB
+			convert.TakesPods(gn, readings[g.UUID]) && g.ForeignMiB <= o.wholeForeignMiB
 		u.GPUCount++
 		if g.Healthy {
 			u.GPUsHealthy++
@@ -333,6 +338,15 @@ func (u *NodeUsage) setNotes(s *snapshot, gn *v1alpha1.GPUNode) {
 	for _, why := range order {
 		add(bad, "%d sick: %s", sick[why], why)
 	}
+	var cordoned []PodGPU
+	for i := range u.GPUs {
+		if g := &u.GPUs[i]; g.Cordoned != nil {
+			cordoned = append(cordoned, PodGPU{Index: g.Index})
+		}
+	}
+	if len(cordoned) > 0 {
+		add(warn, "GPU %s cordoned", joinIndices(cordoned))
+	}
 	if u.ForeignMiB >= foreignNoteMiB {
 		add(warn, "%s foreign", gib(u.ForeignMiB))
 	}
@@ -376,7 +390,7 @@ type Totals struct {
 	GPUsHeld    int `json:"gpusHeld"`
 	// GPUsFreeWhole counts the GPUs that no pod holds and that a pod could be given whole.
 	GPUsFreeWhole int `json:"gpusFreeWhole"`
-	// GPUsStranded counts the GPUs that no pod holds and that no pod could be given: sick, taken by processes of no pod, or on
+	// GPUsStranded counts the GPUs that no pod holds and that no pod could be given: sick, cordoned, taken by processes of no pod, or on
 	// a node that is cordoned, not ready, or without fresh telemetry.
 	GPUsStranded int `json:"gpusStranded"`
 	Memory       `json:",inline"`
