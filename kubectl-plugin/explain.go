@@ -5,6 +5,7 @@ package kubectlplugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	podgroupv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
 
 	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
@@ -49,6 +51,8 @@ type Explanation struct {
 	Reasons []ReasonCount `json:"reasons,omitempty"`
 	// Nearest are the nodes on which least is in the way.
 	Nearest []NodeVerdict `json:"nearest,omitempty"`
+	// Fixes would each let the pod in, or its gang; those that cost least first.
+	Fixes []Fix `json:"nearestFixes,omitempty"`
 
 	// brief is true where the summary says all.
 	brief bool
@@ -138,13 +142,17 @@ type Gang struct {
 
 func (e *env) explainCommand() *cobra.Command {
 	var out output
+	domains := convert.DefaultTopologyDomains()
 	cmd := &cobra.Command{
-		Use:   "explain POD",
-		Short: "Say why a pod is pending, or why it is where it is",
-		Long: "For a pending pod: what it asks for, what the scheduler said last, how many nodes do not fit for which reason, and what\n" +
-			"is in the way on the nearest nodes, GPU by GPU. For a pod that runs: where, and why there.",
-		Example: "  kubectl gpupack explain trainer-0\n  kubectl gpupack explain -n research trainer-0 -o json",
-		Args:    exactly(1, "the name of a pod"),
+		Use:   "explain (POD | podgroup/NAME)",
+		Short: "Say why a pod or a gang is pending, or why it is where it is",
+		Long: "For a pending pod: what it asks for, what the scheduler said last, how many nodes do not fit for which reason, what would\n" +
+			"let it in at which cost, and what is in the way on the nearest nodes, GPU by GPU. For a pod that runs: where, and why there.\n" +
+			"For a PodGroup: the same of the gang as a whole. What would let it in has been tried on the state of the cluster by the\n" +
+			"scheduler's own code.",
+		Example: "  kubectl gpupack explain trainer-0\n  kubectl gpupack explain -n research trainer-0 -o json\n" +
+			"  kubectl gpupack explain -n research podgroup/llama",
+		Args: exactly(1, "the name of a pod or of a PodGroup"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := out.printer(cmd)
 			if err != nil {
@@ -158,7 +166,21 @@ func (e *env) explainCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			answer, s, err := e.explain(cmd.Context(), r, namespace, podName(args[0]))
+			if name, ok := gangName(args[0]); ok {
+				return e.explainPodGroup(cmd.Context(), r, namespace, name, domains, p)
+			}
+			answer, s, err := e.explain(cmd.Context(), r, namespace, podName(args[0]), domains)
+			if apierrors.IsNotFound(err) && podName(args[0]) != args[0] {
+				return fmt.Errorf("pod %q not found in namespace %q", podName(args[0]), namespace)
+			}
+			if apierrors.IsNotFound(err) {
+				// Who knows that it is a gang's need not say so.
+				var none *noGangError
+				if err := e.explainPodGroup(cmd.Context(), r, namespace, args[0], domains, p); !errors.As(err, &none) {
+					return err
+				}
+				return fmt.Errorf("there is neither a pod nor a PodGroup %q in namespace %q", args[0], namespace)
+			}
 			if err != nil {
 				return err
 			}
@@ -173,9 +195,17 @@ func (e *env) explainCommand() *cobra.Command {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		if head, ok := strings.CutPrefix(prefix, "podgroup/"); ok {
+			names, directive := e.completeGangs()(cmd, args, head)
+			for i := range names {
+				names[i] = "podgroup/" + names[i]
+			}
+			return names, directive
+		}
 		return e.completePods(convert.AsksForGPU)(cmd, args, prefix)
 	}
 	out.add(cmd)
+	addTopologyDomains(cmd, &domains)
 	e.addStaleAfter(cmd)
 	_ = cmd.Flags().MarkHidden("no-headers")
 	return cmd
@@ -191,12 +221,9 @@ func podName(arg string) string {
 	return arg
 }
 
-func (e *env) explain(ctx context.Context, r client.Reader, namespace, name string) (*Explanation, *snapshot, error) {
+func (e *env) explain(ctx context.Context, r client.Reader, namespace, name string, domains map[string]string) (*Explanation, *snapshot, error) {
 	pod := &corev1.Pod{}
 	err := r.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, pod)
-	if apierrors.IsNotFound(err) {
-		return nil, nil, fmt.Errorf("pod %q not found in namespace %q", name, namespace)
-	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("get pod: %w", err)
 	}
@@ -222,7 +249,7 @@ func (e *env) explain(ctx context.Context, r client.Reader, namespace, name stri
 	case pod.Spec.NodeName != "":
 		s, err = e.explainPlaced(ctx, r, answer, pod)
 	default:
-		s, err = e.explainPending(ctx, r, answer, pod, &request)
+		s, err = e.explainPending(ctx, r, answer, pod, &request, domains)
 	}
 	return answer, s, err
 }
@@ -234,7 +261,7 @@ func (e *env) explainPlaced(ctx context.Context, r client.Reader, answer *Explan
 	if err != nil {
 		return nil, err
 	}
-	if err := e.explainGang(ctx, r, answer, pod, nil); err != nil {
+	if _, err := e.explainGang(ctx, r, answer, pod, nil, nil); err != nil {
 		return nil, err
 	}
 	for _, u := range s.podUsage(e.view) {
@@ -252,9 +279,9 @@ func (e *env) explainPlaced(ctx context.Context, r client.Reader, answer *Explan
 
 // explainPending fills in why a pod has no node.
 func (e *env) explainPending(ctx context.Context, r client.Reader, answer *Explanation, pod *corev1.Pod,
-	request *pack.Request) (*snapshot, error) {
+	request *pack.Request, domains map[string]string) (*snapshot, error) {
 	taken := requests{}
-	s, err := read(ctx, r, e.now(), scope{nodes: everything(), gpuNodes: true,
+	s, err := read(ctx, r, e.now(), scope{nodes: everything(), gpuNodes: true, workloadClasses: true,
 		pods: &podScope{bound: true, keep: func(p *corev1.Pod) bool {
 			taken.add(p)
 			return convert.HoldsGPUs(p)
@@ -271,11 +298,23 @@ func (e *env) explainPending(ctx context.Context, r client.Reader, answer *Expla
 	}
 	c := newCandidates(s, taken, chooser, e.view)
 	answer.judge(c, pod, request)
-	if err := e.explainGang(ctx, r, answer, pod, c); err != nil {
+	f := &fixer{s: s, c: c, view: e.view, waiting: []*corev1.Pod{pod}, labels: domains}
+	gang, err := e.explainGang(ctx, r, answer, pod, c, domains)
+	if err != nil {
 		return nil, err
 	}
 	answer.Summary = summary(answer, pod)
-	return s, nil
+	if len(pod.Spec.SchedulingGates) > 0 || pod.Spec.SchedulerName != v1alpha1.SchedulerName {
+		return s, nil
+	}
+	switch {
+	case gang == nil && answer.Nodes.Fitting == 0:
+		answer.Fixes, err = f.nearest(ctx)
+	case gang != nil && gang.noRoom:
+		f.group, f.waiting, f.held = gang.group, gang.waiting, gang.held
+		answer.Fixes, err = f.nearest(ctx)
+	}
+	return s, err
 }
 
 // summary is the answer in one sentence.
@@ -407,56 +446,66 @@ func (c *candidates) gpuMessage(g *pack.GPU, v *pack.GPUVerdict, request *pack.R
 	return strings.Join(append([]string{memory}, why...), "; ")
 }
 
-// explainGang fills in the state of the pod's gang. c is nil for a pod that has a node.
-func (e *env) explainGang(ctx context.Context, r client.Reader, answer *Explanation, pod *corev1.Pod, c *candidates) error {
+// gangMembers are the pods of a gang.
+type gangMembers struct {
+	group         *podgroupv1alpha1.PodGroup
+	held, waiting []*corev1.Pod
+	// noRoom is true where all members are there, but not the room for them.
+	noRoom bool
+}
+
+// explainGang fills in the state of the pod's gang; nil is returned for a pod of none. c is nil for a pod that has a node.
+func (e *env) explainGang(ctx context.Context, r client.Reader, answer *Explanation, pod *corev1.Pod, c *candidates,
+	domains map[string]string) (*gangMembers, error) {
 	name := gangOf(pod)
 	if name == "" {
-		return nil
+		return nil, nil
 	}
 	members, err := read(ctx, r, e.now(), scope{podGroups: &pod.Namespace, pods: &podScope{namespace: pod.Namespace,
 		selector: labels.SelectorFromSet(labels.Set{v1alpha1.LabelPodGroup: name}),
 		keep:     func(p *corev1.Pod) bool { return !convert.IsTerminal(p) && p.DeletionTimestamp == nil }}})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	gang := &Gang{Name: name, Members: len(members.pods)}
-	var waiting, held []*corev1.Pod
+	out := &gangMembers{}
 	for i := range members.pods {
 		if m := &members.pods[i]; m.Spec.NodeName != "" {
-			held = append(held, m)
+			out.held = append(out.held, m)
 		} else {
-			waiting = append(waiting, m)
+			out.waiting = append(out.waiting, m)
 		}
 	}
-	gang.Placed = len(held)
+	gang.Placed = len(out.held)
 	answer.Gang = gang
 	group := members.podGroup(types.NamespacedName{Namespace: pod.Namespace, Name: name})
 	if group == nil {
 		if pod.Spec.NodeName == "" {
 			gang.WaitsFor = fmt.Sprintf("PodGroup %s does not exist in namespace %s", name, pod.Namespace)
 		}
-		return nil
+		return out, nil
 	}
+	out.group = group
 	gang.Exists, gang.MinMember = true, int(group.Spec.MinMember)
 	if c == nil {
-		return nil
+		return out, nil
 	}
 	if missing := gang.MinMember - gang.Members; missing > 0 {
 		gang.WaitsFor = fmt.Sprintf("%s to be created (%d of %d exist)", plural(missing, "more member"), gang.Members, gang.MinMember)
 	}
-	_, failure, err := c.planGang(group, held, waiting, convert.DefaultTopologyDomains())
+	_, failure, err := c.planGang(group, out.held, out.waiting, domains)
 	switch {
 	case err != nil:
 		gang.WaitsFor = err.Error()
 	case failure != nil:
 		gang.Room = failure.Placed
 		if gang.WaitsFor == "" {
-			gang.WaitsFor = failure.Error()
+			gang.WaitsFor, out.noRoom = failure.Error(), true
 		}
 	default:
-		gang.Room = len(waiting)
+		gang.Room = len(out.waiting)
 	}
-	return nil
+	return out, nil
 }
 
 // ago writes how long ago t was.

@@ -32,20 +32,43 @@ func printExplanation(sc screen, s *snapshot, x *Explanation) {
 		printPlaced(line, x)
 	}
 	if len(x.Reasons) > 0 {
-		section(fmt.Sprintf("Nodes: %d, of which %d would fit", x.Nodes.Total, x.Nodes.Fitting))
-		for _, r := range x.Reasons {
-			example := ""
-			if r.Nodes == 1 {
-				example = ": " + r.Example
-			}
-			fmt.Fprintf(sc, "%6d  %s%s\n", r.Nodes, r.Message, example)
-		}
+		printReasons(sc, fmt.Sprintf("Nodes: %d, of which %d would fit", x.Nodes.Total, x.Nodes.Fitting), x.Reasons)
 	}
+	printFixes(sc, x.Fixes)
 	if len(x.Nearest) > 0 {
 		section("Nearest nodes")
 		for i := range x.Nearest {
 			printVerdict(sc, &x.Nearest[i])
 		}
+	}
+}
+
+// printReasons prints how many nodes fail for which reason.
+func printReasons(sc screen, title string, reasons []ReasonCount) {
+	fmt.Fprintf(sc, "\n%s\n", sc.render([]span{{title, heading}}))
+	for _, r := range reasons {
+		example := ""
+		if r.Nodes == 1 {
+			example = ": " + r.Example
+		}
+		fmt.Fprintf(sc, "%6d  %s%s\n", r.Nodes, r.Message, example)
+	}
+}
+
+// printFixes prints what would let a pod or a gang in.
+func printFixes(sc screen, fixes []Fix) {
+	if len(fixes) == 0 {
+		return
+	}
+	fmt.Fprintf(sc, "\n%s\n", sc.render([]span{{"Nearest fixes, each tried on the cluster as it is", heading}}))
+	for i := range fixes {
+		f := &fixes[i]
+		message := f.Message
+		if f.Node != "" && !strings.Contains(message, f.Node) {
+			message += ", for " + f.Node
+		}
+		fmt.Fprintln(sc, wrap(fmt.Sprintf("%d. %s", i+1, message), sc.width))
+		fmt.Fprintln(sc, "  "+strings.ReplaceAll(wrap(" cost: "+f.Cost, sc.width-2), "\n", "\n  "))
 	}
 }
 

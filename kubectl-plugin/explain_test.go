@@ -68,13 +68,19 @@ func TestExplainGolden(t *testing.T) {
 		"pending-share": {"-n", "serving", "pod/share"},
 		"pending-cpu":   {"-n", "serving", "hungry"},
 		"gang":          {"-n", "research", "vla-1"},
+		"podgroup":      {"-n", "research", "podgroup/vla"},
+		"podgroup-runs": {"-n", "research", "llama"},
 		"running":       {"-n", "serving", "chat-7d9c6b5f4-m4wzq"},
 		"running-gang":  {"-n", "research", "llama-worker-0"},
 		"running-other": {"legacy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("COLUMNS", "100")
-			got := invoke(t, cluster(t, append(fleet(), pending()...)), append([]string{"explain"}, args...)...)
+			objects := append(fleet(), pending()...)
+			if strings.HasPrefix(name, "podgroup") {
+				objects = gangFleet()
+			}
+			got := invoke(t, cluster(t, objects), append([]string{"explain"}, args...)...)
 			require.Equal(t, exitOK, got.code, got.err)
 			assert.Empty(t, got.err)
 			golden(t, "explain-"+name, got.out)
@@ -122,6 +128,12 @@ func TestExplainSummary(t *testing.T) {
 }
 
 func TestExplainUnknownPod(t *testing.T) {
-	got := invoke(t, cluster(t, fleet()), "explain", "nobody", "-n", "research")
-	assert.Equal(t, result{exitError, "", "error: pod \"nobody\" not found in namespace \"research\"\n"}, got)
+	for arg, want := range map[string]string{
+		"nobody":          "there is neither a pod nor a PodGroup \"nobody\" in namespace \"research\"",
+		"pod/nobody":      "pod \"nobody\" not found in namespace \"research\"",
+		"podgroup/nobody": "PodGroup \"nobody\" not found in namespace \"research\"",
+	} {
+		got := invoke(t, cluster(t, fleet()), "explain", arg, "-n", "research")
+		assert.Equal(t, result{exitError, "", "error: " + want + "\n"}, got)
+	}
 }

@@ -52,6 +52,9 @@ type GangState struct {
 	// Fixes are what would let it in, each in a few words, the smallest first.
 	Fixes             []string    `json:"fixes,omitempty"`
 	CreationTimestamp metav1.Time `json:"creationTimestamp"`
+
+	// fixer finds more of them; nil where the gang does not wait for room.
+	fixer *fixer
 }
 
 // GangDomain is a domain and how many members are in it.
@@ -96,7 +99,7 @@ func (e *env) gangsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, items, err := e.gangs(cmd.Context(), r, namespace, args, domains)
+			s, items, err := e.gangs(cmd.Context(), r, namespace, args, domains, nil)
 			if err != nil {
 				return err
 			}
@@ -121,9 +124,15 @@ func (e *env) gangsCommand() *cobra.Command {
 	out.add(cmd)
 	namespaces.add(cmd)
 	e.addStaleAfter(cmd)
-	cmd.Flags().StringToStringVar(&domains, "topology-domains", domains,
-		"Node label of each kind of domain, topologyDomains in the scheduler's GPUPackArgs")
+	addTopologyDomains(cmd, &domains)
 	return cmd
+}
+
+func addTopologyDomains(cmd *cobra.Command, domains *map[string]string) {
+	cmd.Flags().StringToStringVar(domains, "topology-domains", *domains,
+		"Node label of each kind of domain, topologyDomains in the scheduler's GPUPackArgs: rack=LABEL,...")
+	// The default is longer than a line of the help.
+	cmd.Flags().Lookup("topology-domains").DefValue = ""
 }
 
 // completeGangs offers the names of PodGroups.
@@ -141,8 +150,10 @@ func (e *env) completeGangs() cobra.CompletionFunc {
 	})
 }
 
-// gangs reads the gangs of a namespace, those of the names or all, and works out why those that wait do so.
-func (e *env) gangs(ctx context.Context, r client.Reader, namespace string, names []string, domains map[string]string) (*snapshot, []GangState, error) {
+// gangs reads the gangs of a namespace, those of the names or all, and works out why those that wait do so. keep says which to look
+// at; nil is all.
+func (e *env) gangs(ctx context.Context, r client.Reader, namespace string, names []string, domains map[string]string,
+	keep func(*GangState) bool) (*snapshot, []GangState, error) {
 	// Pods of all namespaces take room; what ends a gang's wait is worked out on the whole cluster.
 	s, err := read(ctx, r, e.now(), scope{nodes: everything(), gpuNodes: true, podGroups: &namespace, workloadClasses: true, pods: &podScope{}})
 	if err != nil {
@@ -159,7 +170,9 @@ func (e *env) gangs(ctx context.Context, r client.Reader, namespace string, name
 	}
 	var items []GangState
 	for key, pods := range members {
-		items = append(items, s.gangState(key, pods, domains))
+		if g := s.gangState(key, pods, domains); keep == nil || keep(&g) {
+			items = append(items, g)
+		}
 	}
 	if items, err = take(items, names, "PodGroup", func(g *GangState) string { return g.Name }); err != nil {
 		return nil, nil, err
@@ -342,43 +355,13 @@ func (e *env) explainWait(s *snapshot, c *candidates, g *GangState, group *podgr
 		return nil
 	}
 	g.Room, g.WaitsFor = failure.Placed, failure.Error()
-	try := func(change func(*snapshot)) (bool, error) {
-		other := s.copy()
-		change(other)
-		_, failure, err := newCandidates(other, c.taken, c.chooser, e.view).planGang(group, held, waiting, domains)
-		return err == nil && failure == nil, err
-	}
-	if cordoned := s.cordoned(); len(cordoned) > 0 {
-		ok, err := try(func(s *snapshot) {
-			for i := range s.nodes {
-				s.nodes[i].Spec.Unschedulable = false
-			}
-		})
-		if err != nil {
-			return err
+	g.fixer = &fixer{s: s, c: c, view: e.view, waiting: waiting, group: group, held: held, labels: domains}
+	for _, fix := range []*Fix{g.fixer.uncordonNodes(), g.fixer.addNodes(), g.fixer.lowerMinMember()} {
+		if fix != nil {
+			g.Fixes = append(g.Fixes, fix.with)
 		}
-		if ok {
-			g.Fixes = append(g.Fixes, shortList(cordoned, 3)+" uncordoned")
-		}
-	}
-	fewest, like, err := s.fewestNodes(max(1, g.MinMember-g.Placed), try)
-	if err != nil {
-		return err
-	}
-	if fewest > 0 {
-		g.Fixes = append(g.Fixes, fmt.Sprintf("%s like %s", plural(fewest, "more node"), like))
-	}
-	if g.Room > 0 {
-		g.Fixes = append(g.Fixes, fmt.Sprintf("a minMember of %d", g.Placed+g.Room))
 	}
 	return nil
-}
-
-// copy is a snapshot whose nodes can be changed and added to.
-func (s *snapshot) copy() *snapshot {
-	other := *s
-	other.nodes, other.gpuNodes = slices.Clone(s.nodes), slices.Clone(s.gpuNodes)
-	return &other
 }
 
 // cordoned are the names of the cordoned nodes with GPUs.
@@ -394,50 +377,6 @@ func (s *snapshot) cordoned() []string {
 
 // mostModels bounds for how many models nodes are added to see whether a gang then fits.
 const mostModels = 4
-
-// fewestNodes is how few more nodes of one kind let a gang in, at most one a member; 0 where none do.
-func (s *snapshot) fewestNodes(members int, try func(func(*snapshot)) (bool, error)) (fewest int, like string, err error) {
-	fewest = members + 1
-	for _, model := range s.models()[:min(mostModels, len(s.models()))] {
-		node, gn := s.exampleOf(model)
-		if node == nil {
-			continue
-		}
-		fits := func(n int) (bool, error) {
-			return try(func(s *snapshot) {
-				for i := range n {
-					name := fmt.Sprintf("%s-new-%d", node.Name, i+1)
-					s.nodes = append(s.nodes, emptyNode(node, name, len(gn.Status.GPUs)))
-					s.gpuNodes = append(s.gpuNodes, s.emptyGPUNode(gn, name))
-				}
-				s.sort()
-			})
-		}
-		low, high := 0, fewest-1
-		if ok, err := fits(high); err != nil {
-			return 0, "", err
-		} else if !ok || high == 0 {
-			continue
-		}
-		for low+1 < high {
-			middle := (low + high) / 2
-			ok, err := fits(middle)
-			if err != nil {
-				return 0, "", err
-			}
-			if ok {
-				high = middle
-			} else {
-				low = middle
-			}
-		}
-		fewest, like = high, fmt.Sprintf("%s (%d x %s)", node.Name, len(gn.Status.GPUs), model)
-	}
-	if like == "" {
-		return 0, "", nil
-	}
-	return fewest, like, nil
-}
 
 // models of GPUs, those of which there are most first.
 func (s *snapshot) models() []string {

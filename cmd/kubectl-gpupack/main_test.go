@@ -147,7 +147,7 @@ func TestPluginOnACluster(t *testing.T) {
 	assert.Equal(t, 0, code, errOut)
 	assert.Contains(t, out, "GPU 1: 9060 MiB free of 15060, needs 12288; 5.9Gi is used outside any pod\n")
 	code, _, errOut = p.run(t, "explain", "nobody", "-n", ns)
-	assert.Equal(t, []any{1, "error: pod \"nobody\" not found in namespace \"" + ns + "\"\n"}, []any{code, errOut})
+	assert.Equal(t, []any{1, "error: there is neither a pod nor a PodGroup \"nobody\" in namespace \"" + ns + "\"\n"}, []any{code, errOut})
 
 	// What is written down is enough to answer for the cluster without it.
 	snapshot := filepath.Join(t.TempDir(), "cluster.yaml")
