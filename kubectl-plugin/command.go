@@ -63,7 +63,7 @@ func run(ctx context.Context, cmd *cobra.Command, streams genericiooptions.IOStr
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintf(streams.ErrOut, "error: %v\n", err)
+	fmt.Fprintf(streams.ErrOut, "error: %s\n", sentence(err))
 	var usage *usageError
 	if errors.As(err, &usage) {
 		fmt.Fprintf(streams.ErrOut, "See '%s --help'.\n", usage.cmd.CommandPath())

@@ -38,7 +38,7 @@ func TestUsageErrors(t *testing.T) {
 			"error: --sort-by= is not a column: use one of name, node, gpus, used, requested, over, util, gang, age\n" +
 				"See 'kubectl gpupack top pods --help'.\n"},
 		"output": {[]string{"top", "gpus", "-o", "xml"},
-			"error: -o xml is not an output format: use one of table, wide, json, yaml, jsonpath=...\nSee 'kubectl gpupack top gpus --help'.\n"},
+			"error: -o xml is not an output format: use one of table, wide, json, yaml, custom-columns=..., jsonpath=..., go-template=...\nSee 'kubectl gpupack top gpus --help'.\n"},
 		"selector": {[]string{"top", "-l", "a in b"},
 			"error: -l a in b is not a label selector: unable to parse requirement: found 'b' expected: '('\nSee 'kubectl gpupack top --help'.\n"},
 		"explain nothing": {[]string{"explain"},
@@ -109,7 +109,7 @@ func TestColour(t *testing.T) {
 func TestReferenceIsTrue(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join("..", "docs", "kubectl.md"))
 	require.NoError(t, err)
-	for _, name := range []string{"top-nodes-100", "top-pods-100", "placements-100", "explain-pending-whole", "explain-podgroup", "explain-running", "gangs-100",
+	for _, name := range []string{"top-nodes-100", "top-pods-100", "placements-100", "placements-tree-100", "explain-pending-whole", "explain-podgroup", "explain-running", "gangs-100",
 		"whatif-add-nodes", "whatif-drain", "simulate"} {
 		want, err := os.ReadFile(filepath.Join("testdata", name+".golden"))
 		require.NoError(t, err)

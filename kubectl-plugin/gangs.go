@@ -87,37 +87,25 @@ func (e *env) gangsCommand() *cobra.Command {
 			"the gang has waited. For one that waits: why, and what would let it in.",
 		Example: "  kubectl gpupack gangs -A --sort-by=wait\n  kubectl gpupack gangs llama -o yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(cmd)
+			c, err := e.begin(cmd, &out, &namespaces, nil)
 			if err != nil {
 				return err
 			}
-			namespace, err := namespaces.resolve(e)
-			if err != nil {
-				return err
-			}
-			r, err := e.reader()
-			if err != nil {
-				return err
-			}
-			s, items, err := e.gangs(cmd.Context(), r, namespace, args, domains, nil)
+			s, items, err := e.gangs(cmd.Context(), c, c.namespace, args, domains, nil)
 			if err != nil {
 				return err
 			}
 			sortItems(items, gangKeys, out.sortBy)
-			switch {
-			case p != nil:
-				return printObject(p, e.Out, &Gangs{typeMeta("Gangs"), append([]GangState{}, items...)})
-			case out.format == formatName:
-				for i := range items {
-					printLine(e.Out, "podgroup.%s/%s", podgroupv1alpha1.SchemeGroupVersion.Group, items[i].Name)
-				}
-			case len(items) == 0:
-				printLine(e.ErrOut, "No gangs found%s: a gang is a PodGroup and the pods with its name in the label %s.", inNamespace(namespace),
-					podgroupv1alpha1.PodGroupLabel)
-			default:
-				printGangs(newScreen(e.Out), s, items, &out, namespace == "")
-			}
-			return nil
+			return printList(e, c, &out, &listing[GangState]{
+				items:  items,
+				answer: func(items []GangState) any { return &Gangs{typeMeta("Gangs"), items} },
+				name: func(g *GangState) string {
+					return fmt.Sprintf("podgroup.%s/%s", podgroupv1alpha1.SchemeGroupVersion.Group, g.Name)
+				},
+				none: fmt.Sprintf("No gangs found%s: a gang is a PodGroup and the pods with its name in the label %s.", inNamespace(c.namespace),
+					podgroupv1alpha1.PodGroupLabel),
+				table: func(sc screen) { printGangs(sc, s, items, &out, c.namespace == "") },
+			})
 		},
 	}
 	cmd.ValidArgsFunction = e.completeGangs()

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/printers"
+	"k8s.io/kubectl/pkg/cmd/get"
 )
 
 // output is the flags that say how to print.
@@ -45,7 +46,7 @@ func (o *output) formats() []string {
 	if o.html {
 		f = append(f, formatHTML)
 	}
-	return append(f, "jsonpath=...")
+	return append(f, "custom-columns=...", "jsonpath=...", "go-template=...")
 }
 
 func (o *output) add(cmd *cobra.Command) {
@@ -75,12 +76,19 @@ func (o *output) printer(cmd *cobra.Command) (printers.ResourcePrinter, error) {
 		return nil, nil
 	case o.format == "json", o.format == "yaml":
 		return (&genericclioptions.JSONYamlPrintFlags{}).ToPrinter(o.format)
-	case strings.HasPrefix(o.format, "jsonpath"):
-		p, err := genericclioptions.NewJSONPathPrintFlags("", true).ToPrinter(o.format)
-		if err != nil {
-			return nil, usagef(cmd, "%v", err)
+	}
+	columns := get.NewCustomColumnsPrintFlags()
+	columns.NoHeaders = o.noHeaders
+	for _, flags := range []interface {
+		ToPrinter(string) (printers.ResourcePrinter, error)
+	}{genericclioptions.NewKubeTemplatePrintFlags(), columns} {
+		p, err := flags.ToPrinter(o.format)
+		if err == nil {
+			return p, nil
 		}
-		return p, nil
+		if !genericclioptions.IsNoCompatiblePrinterError(err) {
+			return nil, usagef(cmd, "-o %s: %v", o.format, err)
+		}
 	}
 	return nil, usagef(cmd, "-o %s is not an output format: use one of %s", o.format, strings.Join(o.formats(), ", "))
 }
@@ -98,7 +106,16 @@ func printObject(p printers.ResourcePrinter, w io.Writer, answer any) error {
 	if err := json.Unmarshal(data, &content); err != nil {
 		return err
 	}
-	return p.PrintObj(&unstructured.Unstructured{Object: content}, w)
+	object := &unstructured.Unstructured{Object: content}
+	if _, ok := p.(*get.CustomColumnsPrinter); ok && object.IsList() {
+		// It has a row for each item.
+		list, err := object.ToList()
+		if err != nil {
+			return err
+		}
+		return p.PrintObj(list, w)
+	}
+	return p.PrintObj(object, w)
 }
 
 func typeMeta(kind string) metav1.TypeMeta {

@@ -71,32 +71,30 @@ func (e *env) placementsCommand() *cobra.Command {
 	out := output{keys: keyNames(placementKeys), names: true}
 	var selector selectorFlag
 	var namespaces namespaceFlags
+	var tree bool
+	var by, onNode string
 	cmd := &cobra.Command{
 		Use:     "placements [POD...]",
 		Aliases: []string{"placement"},
 		Short:   "Show where gpupack placed pods, and why",
 		Long: "Show the pods that gpupack placed: the GPUs chosen, the score of the node, and the next best node.\n" +
-			"-o wide adds how many nodes were rejected for which reason.",
-		Example: "  kubectl gpupack placements -A --sort-by=score\n  kubectl gpupack placements trainer-0 -o yaml",
+			"-o wide adds how many nodes were rejected for which reason. --tree puts them below their GPUs and nodes, --by gang below\n" +
+			"their gangs.",
+		Example: "  kubectl gpupack placements -A --sort-by=score\n  kubectl gpupack placements -A --tree\n" +
+			"  kubectl gpupack placements -n research --by gang\n  kubectl gpupack placements trainer-0 -o yaml",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(cmd)
+			if by != "" && by != byNodeTree && by != byGangTree {
+				return usagef(cmd, "--by=%s is not node or gang", by)
+			}
+			if tree && by == "" {
+				by = byNodeTree
+			}
+			c, err := e.begin(cmd, &out, &namespaces, &selector)
 			if err != nil {
 				return err
 			}
-			labels, err := selector.parse(cmd)
-			if err != nil {
-				return err
-			}
-			namespace, err := namespaces.resolve(e)
-			if err != nil {
-				return err
-			}
-			r, err := e.reader()
-			if err != nil {
-				return err
-			}
-			s, err := read(cmd.Context(), r, e.now(), scope{gpuNodes: true,
-				pods: &podScope{namespace: namespace, selector: labels, bound: true, keep: placedByUs}})
+			s, err := read(cmd.Context(), c, e.now(), scope{gpuNodes: true, gpuNodesIfAllowed: true,
+				pods: &podScope{namespace: c.namespace, selector: c.selector, node: onNode, bound: true, keep: placedByUs}})
 			if err != nil {
 				return err
 			}
@@ -104,28 +102,35 @@ func (e *env) placementsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			sortItems(items, placementKeys, out.sortBy)
-			answer := &Placements{typeMeta("Placements"), append([]PodPlacement{}, items...)}
-			switch {
-			case p != nil:
-				return printObject(p, e.Out, answer)
-			case out.format == formatName:
-				for i := range items {
-					printLine(e.Out, "pod/%s", items[i].Name)
-				}
-			case len(items) == 0:
-				printLine(e.ErrOut, "No pods placed by gpupack found%s: a pod is with schedulerName: %s.", inNamespace(namespace),
-					v1alpha1.SchedulerName)
-			default:
-				printPlacements(newScreen(e.Out), s, items, &out, namespace == "")
+			if s.notAllowed {
+				printLine(e.ErrOut, "You may not list gpunodes, so that GPUs are shown by UUID: the ClusterRole gpupack-reader lets you.")
 			}
-			return nil
+			sortItems(items, placementKeys, out.sortBy)
+			return printList(e, c, &out, &listing[PodPlacement]{
+				items:  items,
+				answer: func(items []PodPlacement) any { return &Placements{typeMeta("Placements"), items} },
+				name:   func(p *PodPlacement) string { return "pod/" + p.Name },
+				none: fmt.Sprintf("No pods placed by gpupack found%s: a pod is with schedulerName: %s.", inNamespace(c.namespace),
+					v1alpha1.SchedulerName),
+				table: func(sc screen) {
+					if by != "" {
+						printPlacementTree(sc, s, items, by, &out)
+					} else {
+						printPlacements(sc, s, items, &out, c.namespace == "")
+					}
+				},
+			})
 		},
 	}
 	cmd.ValidArgsFunction = e.completePods(placedByUs)
 	out.add(cmd)
 	selector.add(cmd, "pods")
 	namespaces.add(cmd)
+	cmd.Flags().BoolVar(&tree, "tree", false, "Print a tree: nodes, GPUs, pods")
+	cmd.Flags().StringVar(&by, "by", "", "Print a tree by node or gang")
+	cmd.Flags().StringVar(&onNode, "node", "", "Pods of this node alone")
+	_ = cmd.RegisterFlagCompletionFunc("by", cobra.FixedCompletions([]string{byNodeTree, byGangTree}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("node", e.completeGPU(func(*v1alpha1.GPUNode, *v1alpha1.GPU) bool { return true }))
 	return cmd
 }
 

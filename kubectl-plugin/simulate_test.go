@@ -70,7 +70,7 @@ func TestSimulateUsage(t *testing.T) {
 		"what-if flag":           {append(replay, "--drain", "a"), "--drain changes a snapshot, where no trace is replayed: leave out --pods"},
 		"replay flag":            {append(whatIf, "--seeds", "42"), "--seeds is for the replay of a trace: give --pods"},
 		"page of a what-if":      {append(whatIf, "-o", "html"), "-o html is for the replay of a trace: give --pods"},
-		"format of a what-if":    {append(whatIf, "-o", "xml"), "-o xml is not an output format: use one of table, wide, json, yaml, html, jsonpath=..."},
+		"format of a what-if":    {append(whatIf, "-o", "xml"), "-o xml is not an output format: use one of table, wide, json, yaml, html, custom-columns=..., jsonpath=..., go-template=..."},
 		"policies of a what-if":  {append(whatIf, "--policy", "gpupack,fgd"), "--policy names 2 policies: on a snapshot give one"},
 		"nodes to add":           {append(whatIf, "--add-nodes", "A100"), `--add-nodes: "A100" is not a number of nodes and a GPU model, such as 4xA100`},
 		"no nodes to add":        {append(whatIf, "--add-nodes", "0xA100"), "--add-nodes: 0 nodes are not in 1 to 10000"},

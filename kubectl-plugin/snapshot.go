@@ -6,6 +6,7 @@ package kubectlplugin
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,6 +42,8 @@ type snapshot struct {
 	gpuNodes []v1alpha1.GPUNode
 	// notInstalled is true where the cluster does not know GPUNodes.
 	notInstalled bool
+	// notAllowed is true where the caller may not read GPUNodes and need not.
+	notAllowed bool
 	// pods are sorted by namespace and name.
 	pods []corev1.Pod
 	// podGroups is empty where the cluster does not know PodGroups.
@@ -55,7 +58,9 @@ type snapshot struct {
 type scope struct {
 	nodes    *labels.Selector
 	gpuNodes bool
-	pods     *podScope
+	// gpuNodesIfAllowed goes on without GPUNodes where the caller may not read them.
+	gpuNodesIfAllowed bool
+	pods              *podScope
 	// podGroups of this namespace; empty for all.
 	podGroups *string
 	// priorityClasses and workloadClasses where the caller may read them.
@@ -83,6 +88,11 @@ func newClient(config *genericclioptions.ConfigFlags) (client.Client, error) {
 	rc, err := config.ToRESTConfig()
 	if err != nil {
 		return nil, err
+	}
+	// kubectl then tries a port of this machine, which is no help.
+	if raw, err := config.ToRawKubeConfigLoader().RawConfig(); err == nil && len(raw.Clusters) == 0 && rc.Host == "http://localhost:8080" &&
+		(config.APIServer == nil || *config.APIServer == "") {
+		return nil, errors.New("no cluster is configured: name a kubeconfig by --kubeconfig or KUBECONFIG")
 	}
 	rc.QPS, rc.Burst = 50, 300
 	rc.UserAgent = "kubectl-gpupack"
@@ -132,6 +142,10 @@ func read(ctx context.Context, r client.Reader, now time.Time, want scope) (*sna
 				func(l *v1alpha1.GPUNodeList) []v1alpha1.GPUNode { return l.Items }, nil)
 			if notServed(err) {
 				s.notInstalled = true
+				return nil
+			}
+			if apierrors.IsForbidden(err) && want.gpuNodesIfAllowed {
+				s.notAllowed = true
 				return nil
 			}
 			return describe(err, "gpunodes")

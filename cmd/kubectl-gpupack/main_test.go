@@ -10,18 +10,22 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	podgroupv1alpha1 "sigs.k8s.io/scheduler-plugins/apis/scheduling/v1alpha1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
 	kubectlplugin "github.com/gpupack/gpupack/kubectl-plugin"
@@ -49,17 +53,41 @@ func build(t *testing.T) string {
 
 func (p *plugin) run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
+	code, stdout, stderr = p.output(args)
+	require.GreaterOrEqual(t, code, 0, stderr)
+	return code, stdout, stderr
+}
+
+// output is what the program answers; the code is -1 where it did not run.
+func (p *plugin) output(args []string) (code int, stdout, stderr string) {
 	var out, errOut bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), p.path, args...)
+	cmd := exec.Command(p.path, args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+p.kubeconfig, "COLUMNS=100")
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		code = exit.ExitCode()
-	} else {
-		require.NoError(t, err)
+	} else if err != nil {
+		return -1, "", err.Error()
 	}
 	return code, out.String(), errOut.String()
+}
+
+// installRoles creates ClusterRoles of the manifests.
+func installRoles(t *testing.T, c client.Client, names ...string) {
+	t.Helper()
+	data, err := os.ReadFile("../../manifests/base/rbac.yaml")
+	require.NoError(t, err)
+	found := 0
+	for _, document := range strings.Split(string(data), "\n---\n") {
+		role := &rbacv1.ClusterRole{}
+		require.NoError(t, yaml.Unmarshal([]byte(document), role))
+		if role.Kind == "ClusterRole" && slices.Contains(names, role.Name) {
+			require.NoError(t, c.Create(t.Context(), role))
+			found++
+		}
+	}
+	require.Len(t, names, found)
 }
 
 // One test, since the CRDs come to the cluster in its middle.
@@ -172,6 +200,31 @@ func TestPluginOnACluster(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(out), &whatIf))
 	assert.Len(t, whatIf.Pods, 2)
 	assert.Zero(t, whatIf.Placed)
+
+	// Who has the role of readers alone runs all that reads, and nothing that writes.
+	installRoles(t, c, "gpupack-reader", "gpupack-cordon")
+	require.NoError(t, c.Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "viewer"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "gpupack-reader"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "viewer"}},
+	}))
+	require.EventuallyWithT(t, func(t *assert.CollectT) {
+		for _, args := range [][]string{{"top"}, {"top", "gpus"}, {"top", "pods", "-A"}, {"placements", "-A"}, {"placements", "-A", "--tree"},
+			{"explain", "-n", ns, "waits"}, {"explain", "-n", ns, "running"}, {"gangs", "-A"}, {"snapshot"}} {
+			code, _, errOut := p.output(append(args, "--as", "viewer"))
+			assert.Equal(t, 0, code, "%v: %s", args, errOut)
+			assert.NotContains(t, errOut, "may not", "%v", args)
+		}
+	}, 30*time.Second, 100*time.Millisecond)
+	code, _, errOut = p.run(t, "cordon-gpu", "gpu-01", "1", "--as", "viewer")
+	assert.Equal(t, 1, code)
+	assert.Regexp(t, `^error: patch gpunode gpu-01: .* is forbidden: User "viewer" cannot patch resource .*\n$`, errOut)
+	code, out, errOut = p.run(t, "cordon-gpu", "gpu-01", "1", "--reason", "fan is loud")
+	assert.Equal(t, []any{0, "GPU 1 (GPU-6a2f0c1e-0001) of node/gpu-01 cordoned\n"}, []any{code, out}, errOut)
+	require.NoError(t, c.Get(ctx, client.ObjectKeyFromObject(gn), gn))
+	require.Len(t, gn.Spec.CordonedGPUs, 1)
+	assert.NotEmpty(t, gn.Spec.CordonedGPUs[0].By)
+	require.Len(t, gn.Status.GPUs, 2, "the status is the agents'")
 
 	code, _, errOut = p.run(t, "top", "--as", "nobody")
 	assert.Equal(t, 1, code)
