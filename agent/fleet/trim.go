@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/internal/trim"
 	"github.com/gpupack/gpupack/nvml/simulated"
 )
 
@@ -25,18 +26,10 @@ func trimPod(obj any) (any, error) {
 		}
 	}
 	trimmed.Spec.NodeName = pod.Spec.NodeName
-	trimmed.Spec.Containers = trimContainers(pod.Spec.Containers)
-	trimmed.Spec.InitContainers = trimContainers(pod.Spec.InitContainers)
+	trimmed.Spec.Containers = trim.Containers(pod.Spec.Containers)
+	trimmed.Spec.InitContainers = trim.Containers(pod.Spec.InitContainers)
 	trimmed.Status.Phase = pod.Status.Phase
 	return trimmed, nil
-}
-
-func trimContainers(containers []corev1.Container) []corev1.Container {
-	var trimmed []corev1.Container
-	for _, c := range containers {
-		trimmed = append(trimmed, corev1.Container{Name: c.Name, RestartPolicy: c.RestartPolicy, Resources: c.Resources})
-	}
-	return trimmed
 }
 
 // trimNode keeps of a node what the fleet looks at.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
+	"github.com/gpupack/gpupack/internal/trim"
 )
 
 // trimPod keeps members of gangs whole, since some are made anew, of other pods with GPUs what they hold and how they are to be
@@ -36,20 +37,12 @@ func trimPod(obj any) (any, error) {
 			metav1.SetMetaDataAnnotation(&trimmed.ObjectMeta, key, value)
 		}
 	}
-	trimmed.Spec.Containers, trimmed.Spec.InitContainers = trimContainers(pod.Spec.Containers), trimContainers(pod.Spec.InitContainers)
+	trimmed.Spec.Containers, trimmed.Spec.InitContainers = trim.Containers(pod.Spec.Containers), trim.Containers(pod.Spec.InitContainers)
 	trimmed.Spec.NodeSelector, trimmed.Spec.TopologySpreadConstraints = pod.Spec.NodeSelector, pod.Spec.TopologySpreadConstraints
 	if affinity := pod.Spec.Affinity; affinity != nil {
 		trimmed.Spec.Affinity = &corev1.Affinity{NodeAffinity: affinity.NodeAffinity}
 	}
 	return trimmed, nil
-}
-
-func trimContainers(containers []corev1.Container) []corev1.Container {
-	var trimmed []corev1.Container
-	for _, c := range containers {
-		trimmed = append(trimmed, corev1.Container{Name: c.Name, RestartPolicy: c.RestartPolicy, Resources: c.Resources})
-	}
-	return trimmed
 }
 
 // trimNode keeps of a node what tells whether it is there, what it has, and where it is.
