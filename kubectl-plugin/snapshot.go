@@ -109,7 +109,7 @@ func newClient(config *genericclioptions.ConfigFlags) (client.Client, error) {
 	mapper.Add(podgroupv1alpha1.SchemeGroupVersion.WithKind("PodGroup"), meta.RESTScopeNamespace)
 	mapper.Add(authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), meta.RESTScopeRoot)
 	mapper.Add(schedulingv1.SchemeGroupVersion.WithKind("PriorityClass"), meta.RESTScopeRoot)
-	return client.New(rc, client.Options{Scheme: scheme, Mapper: mapper})
+	return client.NewWithWatch(rc, client.Options{Scheme: scheme, Mapper: mapper})
 }
 
 func newScheme() (*runtime.Scheme, error) {

@@ -16,10 +16,12 @@ func (e *env) topCommand() *cobra.Command {
 	cmd := e.topNodesCommand()
 	cmd.Use = "top"
 	cmd.Short = "Show what the GPUs do: nodes, gpus or pods"
-	cmd.Long = "Show what the GPUs of the cluster do and who uses them. Without a command, the same as \"top nodes\"."
-	cmd.Example = "  kubectl gpupack top\n  kubectl gpupack top gpus --sort-by=free\n  kubectl gpupack top pods -A\n" +
+	cmd.Long = "Show what the GPUs of the cluster do and who uses them. Without a command, a live view of nodes, GPUs\n" +
+		"and pods on a terminal, in which ? shows the keys; elsewhere, or with --watch=false, the same as \"top nodes\"."
+	cmd.Example = "  kubectl gpupack top\n  kubectl gpupack top --watch=false\n  kubectl gpupack top gpus --sort-by=free\n  kubectl gpupack top pods -A\n" +
 		"  kubectl gpupack top -o json | jq -r '.items[].gpus[] | [.node, .uuid, .memoryFreeMiB] | @tsv'"
 	cmd.Args = noSuchCommand
+	e.addWatch(cmd)
 	cmd.AddCommand(e.topNodesCommand(), e.topGPUsCommand(), e.topPodsCommand())
 	return cmd
 }

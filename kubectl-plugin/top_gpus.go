@@ -44,6 +44,7 @@ func rank(g *GPUUsage) int {
 func (e *env) topGPUsCommand() *cobra.Command {
 	out := output{keys: keyNames(gpuKeys)}
 	var selector selectorFlag
+	var prometheus prometheusFlag
 	cmd := &cobra.Command{
 		Use:     "gpus [NODE...]",
 		Aliases: []string{"gpu"},
@@ -53,7 +54,7 @@ func (e *env) topGPUsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, nodes, err := e.readNodes(cmd, &selector, args)
+			s, nodes, err := e.readNodes(cmd, &selector, &prometheus, args)
 			if err != nil {
 				return err
 			}
@@ -75,6 +76,7 @@ func (e *env) topGPUsCommand() *cobra.Command {
 	out.add(cmd)
 	e.addStaleAfter(cmd)
 	selector.add(cmd, "nodes")
+	prometheus.add(cmd)
 	acceptAllNamespaces(cmd)
 	return cmd
 }

@@ -35,6 +35,7 @@ var nodeKeys = []sortKey[NodeUsage]{
 func (e *env) topNodesCommand() *cobra.Command {
 	out := output{keys: keyNames(nodeKeys), names: true}
 	var selector selectorFlag
+	var prometheus prometheusFlag
 	cmd := &cobra.Command{
 		Use:     "nodes [NODE...]",
 		Aliases: []string{"node", "no"},
@@ -44,7 +45,7 @@ func (e *env) topNodesCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, nodes, err := e.readNodes(cmd, &selector, args)
+			s, nodes, err := e.readNodes(cmd, &selector, &prometheus, args)
 			if err != nil {
 				return err
 			}
@@ -69,13 +70,18 @@ func (e *env) topNodesCommand() *cobra.Command {
 	out.add(cmd)
 	e.addStaleAfter(cmd)
 	selector.add(cmd, "nodes")
+	prometheus.add(cmd)
 	acceptAllNamespaces(cmd)
 	return cmd
 }
 
 // readNodes reads the nodes of a command on nodes or GPUs.
-func (e *env) readNodes(cmd *cobra.Command, f *selectorFlag, names []string) (*snapshot, []NodeUsage, error) {
+func (e *env) readNodes(cmd *cobra.Command, f *selectorFlag, p *prometheusFlag, names []string) (*snapshot, []NodeUsage, error) {
 	selector, err := f.parse(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	source, err := p.source(cmd)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -87,6 +93,7 @@ func (e *env) readNodes(cmd *cobra.Command, f *selectorFlag, names []string) (*s
 	if err != nil {
 		return nil, nil, err
 	}
+	e.sayMeasured(cmd.Context(), s, source)
 	nodes, err := take(s.nodeUsage(e.view, selector != nil), names, "node with GPUs", func(n *NodeUsage) string { return n.Node })
 	return s, append([]NodeUsage{}, nodes...), err
 }

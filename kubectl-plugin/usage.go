@@ -400,37 +400,51 @@ type Totals struct {
 }
 
 func totals(nodes []NodeUsage) Totals {
-	var t Totals
-	busy, read := 0, 0
+	var t totalizer
 	for i := range nodes {
-		n := &nodes[i]
-		t.Nodes++
-		t.GPUs += n.GPUCount
-		t.GPUsHealthy += n.GPUsHealthy
-		t.GPUsHeld += n.GPUsHeld
-		t.Pods += n.PodCount
-		t.Memory.add(&n.Memory)
-		if len(n.GPUs) == 0 {
-			t.GPUsStranded += max(0, n.GPUCount-n.GPUsHeld)
-		}
-		for j := range n.GPUs {
-			g := &n.GPUs[j]
-			busy += g.Utilization
-			read++
-			switch {
-			case len(g.Pods) > 0:
-			case g.usable:
-				t.GPUsFreeWhole++
-			default:
-				t.GPUsStranded++
-			}
+		t.count(&nodes[i])
+	}
+	return t.totals()
+}
+
+// totalizer sums up nodes.
+type totalizer struct {
+	Totals
+	// busy is the sum of the utilisation of that many GPUs that were read.
+	busy, read int
+}
+
+func (t *totalizer) count(n *NodeUsage) {
+	t.Nodes++
+	t.GPUs += n.GPUCount
+	t.GPUsHealthy += n.GPUsHealthy
+	t.GPUsHeld += n.GPUsHeld
+	t.Pods += n.PodCount
+	t.Memory.add(&n.Memory)
+	if len(n.GPUs) == 0 {
+		t.GPUsStranded += max(0, n.GPUCount-n.GPUsHeld)
+	}
+	for j := range n.GPUs {
+		g := &n.GPUs[j]
+		t.busy += g.Utilization
+		t.read++
+		switch {
+		case len(g.Pods) > 0:
+		case g.usable:
+			t.GPUsFreeWhole++
+		default:
+			t.GPUsStranded++
 		}
 	}
-	t.GPUsSick = t.GPUs - t.GPUsHealthy
-	if read > 0 {
-		t.Utilization = (busy + read/2) / read
+}
+
+func (t *totalizer) totals() Totals {
+	out := t.Totals
+	out.GPUsSick = out.GPUs - out.GPUsHealthy
+	if t.read > 0 {
+		out.Utilization = (t.busy + t.read/2) / t.read
 	}
-	return t
+	return out
 }
 
 // PodUsage is an item of TopPods.

@@ -60,7 +60,9 @@ func (p *Pod) DeepCopyObject() runtime.Object {
 	return &out
 }
 
-func (p *Pod) key() types.NamespacedName { return types.NamespacedName{Namespace: p.Namespace, Name: p.Name} }
+func (p *Pod) key() types.NamespacedName {
+	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
+}
 
 func (p *Pod) same(o *Pod) bool { return p.UID == o.UID && p.version == o.version && p.version != "" }
 
