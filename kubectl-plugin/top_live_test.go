@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -105,10 +107,10 @@ func TestLiveScreens(t *testing.T) {
 		for _, columns := range []int{80, 100, 160} {
 			name := "top-live-" + name + "-" + strconv.Itoa(columns)
 			t.Run(name, func(t *testing.T) {
-				m := liveOf(t, cluster(t, liveFleet()), columns, 30)
+				m := liveOf(t, cluster(t, liveFleet()), columns, 22)
 				press(t, m, keys...)
 				got := m.render()
-				assert.Len(t, strings.Split(got, "\n"), 30)
+				assert.Len(t, strings.Split(got, "\n"), 22)
 				for line := range strings.Lines(got) {
 					line = strings.TrimSuffix(line, "\n")
 					assert.LessOrEqual(t, utf8.RuneCountInString(line), columns, line)
@@ -309,4 +311,15 @@ func TestWatchWithoutATerminal(t *testing.T) {
 	got = invoke(t, cluster(t, fleet()), "top", "--watch=false", "--no-headers")
 	assert.Equal(t, exitOK, got.code, got.err)
 	assert.Contains(t, got.out, "gpu-t4-01")
+}
+
+// What the reference shows of the live view must be what it draws.
+func TestLiveReferenceIsTrue(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "docs", "kubectl.md"))
+	require.NoError(t, err)
+	for _, name := range []string{"filter", "gangs", "help"} {
+		want, err := os.ReadFile(filepath.Join("testdata", "top-live-"+name+"-100.golden"))
+		require.NoError(t, err)
+		assert.Contains(t, string(doc), string(want), "docs/kubectl.md does not show testdata/top-live-%s-100.golden", name)
+	}
 }
