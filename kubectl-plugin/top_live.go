@@ -19,6 +19,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
 	"github.com/gpupack/gpupack/kubectl-plugin/dcgm"
 	"github.com/gpupack/gpupack/kubectl-plugin/livecache"
@@ -307,7 +308,7 @@ func (f *liveFeed) messages(m *liveModel, statuses []livecache.Status) []string 
 func (f *liveFeed) explain(namespace, name string, width int) tea.Cmd {
 	title := namespace + "/" + name
 	return func() tea.Msg {
-		x, s, err := f.env.explain(f.ctx, f.reader, namespace, name)
+		x, s, err := f.env.explain(f.ctx, f.reader, namespace, name, convert.DefaultTopologyDomains())
 		if err != nil {
 			return explanationMsg{title, "error: " + err.Error()}
 		}
