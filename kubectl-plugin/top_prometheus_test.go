@@ -77,7 +77,7 @@ func TestWithoutPrometheusWhatStillWorksIsShown(t *testing.T) {
 	got := invoke(t, cluster(t, withoutAgent(), "GPUNode"), "top", "--no-headers", "--prometheus", gone.URL)
 	assert.Equal(t, exitOK, got.code)
 	assert.Contains(t, got.out, "gpu-01")
-	assert.Contains(t, got.err, "Prometheus at "+gone.URL+" refuses the query (client error: 404): check the URL.\n")
+	assert.Contains(t, got.err, "the Prometheus at "+gone.URL+" refuses the query (client error: 404): check the URL.\n")
 	got = invoke(t, nil, "top", "--prometheus", "prometheus")
 	assert.Equal(t, exitUsage, got.code)
 	assert.Contains(t, got.err, `error: --prometheus="prometheus" is not the URL of a Prometheus: write one such as http://localhost:9090`)

@@ -98,7 +98,7 @@ func (s *Source) Read(ctx context.Context) ([]GPU, error) {
 			}
 		}
 		if len(gpus) == 0 {
-			return nil, fmt.Errorf("Prometheus at %s has no metric %s: is dcgm-exporter installed, and scraped by this Prometheus?",
+			return nil, fmt.Errorf("the Prometheus at %s has no metric %s: is dcgm-exporter installed, and scraped by this Prometheus?",
 				s.address, metricUsed)
 		}
 	}
@@ -130,19 +130,19 @@ func (s *Source) query(ctx context.Context, metric string) (model.Vector, error)
 	switch {
 	case errors.As(err, &refused):
 		// The detail would be a page of HTML where the URL is that of something else.
-		return nil, fmt.Errorf("Prometheus at %s refuses the query (%s): check the URL", s.address, refused.Msg)
+		return nil, fmt.Errorf("the Prometheus at %s refuses the query (%s): check the URL", s.address, refused.Msg)
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, fmt.Errorf("Prometheus at %s has not answered for %v", s.address, timeout)
+		return nil, fmt.Errorf("the Prometheus at %s has not answered for %v", s.address, timeout)
 	case err != nil:
 		var failed *url.Error
 		if errors.As(err, &failed) {
 			err = failed.Err
 		}
-		return nil, fmt.Errorf("Prometheus at %s cannot be asked: %w", s.address, err)
+		return nil, fmt.Errorf("the Prometheus at %s cannot be asked: %w", s.address, err)
 	}
 	vector, ok := value.(model.Vector)
 	if !ok {
-		return nil, fmt.Errorf("Prometheus at %s answers with a %s instead of a vector: check the URL", s.address, value.Type())
+		return nil, fmt.Errorf("the Prometheus at %s answers with a %s instead of a vector: check the URL", s.address, value.Type())
 	}
 	return vector, nil
 }

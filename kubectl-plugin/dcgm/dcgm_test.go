@@ -95,7 +95,7 @@ func TestWhatIsWrongIsSaidInOneSentence(t *testing.T) {
 		"nobody there": {gone.URL, "connection refused"},
 		"not found":    {page.URL, "refuses the query (client error: 404): check the URL"},
 		"bad gateway":  {page.URL + "/broken", "refuses the query (server error: 502): check the URL"},
-		"no JSON":      {page.URL + "/text", "Prometheus at " + page.URL + "/text "},
+		"no JSON":      {page.URL + "/text", "the Prometheus at " + page.URL + "/text "},
 		"no vector":    {page.URL + "/scalar", "answers with a scalar instead of a vector: check the URL"},
 		"nothing":      {prometheus(t, nil), "has no metric DCGM_FI_DEV_FB_USED: is dcgm-exporter installed, and scraped by this Prometheus?"},
 	} {
@@ -104,7 +104,7 @@ func TestWhatIsWrongIsSaidInOneSentence(t *testing.T) {
 			require.NoError(t, err)
 			_, err = source.Read(t.Context())
 			require.ErrorContains(t, err, tt.want)
-			assert.True(t, strings.HasPrefix(err.Error(), "Prometheus at "), err)
+			assert.True(t, strings.HasPrefix(err.Error(), "the Prometheus at "), err)
 			assert.NotContains(t, err.Error(), "\n")
 			assert.NotContains(t, err.Error(), "html")
 		})
