@@ -278,13 +278,13 @@ func (d *demo) report(ctx context.Context) error {
 	}
 
 	env := []string{"KUBECONFIG=" + d.controlPlane.Kubeconfig()}
-	if err := d.showCommand(ctx, env, "top", "--selector", gpupackPool.selector()); err != nil {
+	if err := d.showCommand(ctx, env, "top", "--watch=false", "--selector", gpupackPool.selector()); err != nil {
 		return err
 	}
 	if d.screenshot != "" {
 		// All nodes would be too long a picture.
 		some := gpupackPool.selector() + "," + modelLabel + " in (G2,G3)"
-		if err := screenshot(ctx, env, d.screenshot, "top", "--selector", some); err != nil {
+		if err := screenshot(ctx, env, d.screenshot, "top", "--watch=false", "--selector", some); err != nil {
 			return err
 		}
 	}
