@@ -83,6 +83,17 @@ type Limits struct {
 	WholeForeignMiB int64
 }
 
+// Closed is why the GPU gets no new pod whatever that asks for; ReasonFits where there is no such thing.
+func (g *GPU) Closed() Reason {
+	switch {
+	case g.Cordoned:
+		return ReasonCordoned
+	case g.Unhealthy != "":
+		return ReasonUnhealthy
+	}
+	return ReasonFits
+}
+
 // gpuReason says why the request cannot have the GPU, or a part of it.
 func (l *Limits) gpuReason(g *GPU, r *Request) Reason {
 	usable := g.UsableMiB()
@@ -92,10 +103,8 @@ func (l *Limits) gpuReason(g *GPU, r *Request) Reason {
 		return ReasonModel
 	case need > usable:
 		return ReasonTooLarge
-	case g.Cordoned:
-		return ReasonCordoned
-	case g.Unhealthy != "":
-		return ReasonUnhealthy
+	case g.Closed() != ReasonFits:
+		return g.Closed()
 	case r.GPUs > 0 && g.ForeignMiB > l.WholeForeignMiB, r.GPUs == 0 && need > usable-g.ForeignMiB:
 		return ReasonForeign
 	case r.GPUs > 0 && len(g.Tenants) > 0:

@@ -59,11 +59,7 @@ func (p *Plugin) filterPlanned(e *entry, info fwk.NodeInfo) *fwk.Status {
 		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "a GPU of the gang's plan is no longer there")
 	}
 	for _, i := range at {
-		if n.GPUs[i].Unhealthy != "" {
-			reason := pack.ReasonUnhealthy
-			if n.GPUs[i].Cordoned {
-				reason = pack.ReasonCordoned
-			}
+		if reason := n.GPUs[i].Closed(); reason != pack.ReasonFits {
 			return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, reason.Message())
 		}
 	}

@@ -61,8 +61,7 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 		return fwk.AsStatus(fmt.Errorf("the scheduler's handle is a %T, which cannot run the filters that a gang needs", p.handle))
 	}
 	// Of equal nodes the first is taken, and ranks walk through them as they stand here. The scheduler's list has them as they came.
-	infos = slices.Clone(infos)
-	slices.SortFunc(infos, func(a, b fwk.NodeInfo) int { return cmp.Compare(a.Node().Name, b.Node().Name) })
+	infos = sortedByName(infos)
 	// An earlier attempt may have left members nominated. The filters would count those beside the places of this plan.
 	for _, pod := range g.pending {
 		p.handle.DeleteNominatedPodIfExists(pod)
@@ -127,6 +126,10 @@ func (p *Plugin) planGang(ctx context.Context, g *gang) *fwk.Status {
 		"duration", p.clock.Since(start).Round(time.Microsecond))
 	p.activate(ctx, g.name)
 	return nil
+}
+
+func sortedByName(infos []fwk.NodeInfo) []fwk.NodeInfo {
+	return slices.SortedFunc(slices.Values(infos), func(a, b fwk.NodeInfo) int { return cmp.Compare(a.Node().Name, b.Node().Name) })
 }
 
 // forgetNominations drops nominations of a gang's members to a node, which the queue makes anew from their status. What they
@@ -247,44 +250,68 @@ func (c *gangConstraints) newClass(pod *corev1.Pod) (*gangClass, error) {
 
 // Feasible implements pack.Constraints.
 func (c *gangConstraints) Feasible(class, node int) (bool, string) {
+	status := c.filter(class, node)
+	return status.IsSuccess(), status.Message()
+}
+
+// filter asks the filters about a member of the class on the node, after what was found out about the class alone.
+func (c *gangConstraints) filter(class, node int) *fwk.Status {
 	k := c.classes[class]
 	if k.rejected != "" {
-		return false, k.rejected
+		return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, k.rejected)
 	}
 	if !k.only.AllNodes() && !k.only.NodeNames.Has(c.infos[node].Node().Name) {
-		return false, "ruled out before filtering"
+		return ruledOut()
 	}
-	status := c.fw.RunFilterPluginsWithNominatedPods(c.ctx, k.state, k.pod, c.infos[node])
-	return status.IsSuccess(), status.Message()
+	return c.fw.RunFilterPluginsWithNominatedPods(c.ctx, k.state, k.pod, c.infos[node])
+}
+
+// ruledOut is the status of a node that no filter need be asked about.
+func ruledOut() *fwk.Status {
+	return fwk.NewStatus(fwk.UnschedulableAndUnresolvable, "ruled out before filtering")
 }
 
 // Placed implements pack.Constraints.
 func (c *gangConstraints) Placed(class, node int) bool {
-	if !c.copied[node] {
-		c.infos[node], c.copied[node] = c.infos[node].Snapshot(), true
-	}
-	info := c.classes[class].info
-	c.infos[node].AddPodInfo(info)
-	if c.interacts {
-		for _, other := range c.classes {
-			if other.rejected == "" {
-				c.fw.RunPreFilterExtensionAddPod(c.ctx, other.state, other.pod, info, c.infos[node])
-			}
-		}
-	}
+	c.add(node, c.classes[class].info, c.interacts)
 	return c.elsewhere
 }
 
 // Removed implements pack.Constraints.
 func (c *gangConstraints) Removed(class, node int) {
-	info := c.classes[class].info
-	// The node has the member, so that this cannot fail.
-	_ = c.infos[node].RemovePod(klog.FromContext(c.ctx), info.GetPod())
-	if c.interacts {
-		for _, other := range c.classes {
-			if other.rejected == "" {
-				c.fw.RunPreFilterExtensionRemovePod(c.ctx, other.state, other.pod, info, c.infos[node])
-			}
+	c.take(node, c.classes[class].info, c.interacts)
+}
+
+// own returns the node's copy.
+func (c *gangConstraints) own(node int) fwk.NodeInfo {
+	if !c.copied[node] {
+		c.infos[node], c.copied[node] = c.infos[node].Snapshot(), true
+	}
+	return c.infos[node]
+}
+
+// add puts a pod on the node; tell says whether that can change what suits a class.
+func (c *gangConstraints) add(node int, info fwk.PodInfo, tell bool) {
+	n := c.own(node)
+	n.AddPodInfo(info)
+	for _, k := range c.classes {
+		if tell && k.rejected == "" {
+			c.fw.RunPreFilterExtensionAddPod(c.ctx, k.state, k.pod, info, n)
+		}
+	}
+}
+
+// take takes a pod off the node.
+func (c *gangConstraints) take(node int, info fwk.PodInfo, tell bool) {
+	n := c.own(node)
+	logger := klog.FromContext(c.ctx)
+	if err := n.RemovePod(logger, info.GetPod()); err != nil {
+		logger.Error(err, "A pod to imagine away is not on its node", "pod", klog.KObj(info.GetPod()), "node", klog.KObj(n.Node()))
+		return
+	}
+	for _, k := range c.classes {
+		if tell && k.rejected == "" {
+			c.fw.RunPreFilterExtensionRemovePod(c.ctx, k.state, k.pod, info, n)
 		}
 	}
 }

@@ -21,7 +21,6 @@ import (
 	policylisters "k8s.io/client-go/listers/policy/v1"
 	resourcehelper "k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
-	"k8s.io/klog/v2"
 	fwk "k8s.io/kube-scheduler/framework"
 	"k8s.io/kubernetes/pkg/scheduler/framework"
 	schedulermetrics "k8s.io/kubernetes/pkg/scheduler/metrics"
@@ -62,9 +61,8 @@ type room struct {
 	// nodes by the UID of the pod that is to go there.
 	nodes map[types.UID]string
 	names map[types.UID]types.NamespacedName
-	// awaits are the pods that must be gone first.
-	awaits []types.NamespacedName
-	uids   map[types.NamespacedName]types.UID
+	// awaits are the pods that must be gone first. Another pod may come by the name of one that is gone.
+	awaits map[types.NamespacedName]types.UID
 	until  time.Time
 }
 
@@ -211,8 +209,8 @@ func (p *Plugin) awaitRoom(ctx context.Context, u *unit, pod *corev1.Pod) (*fwk.
 		return nil, nil
 	}
 	left := 0
-	for _, name := range r.awaits {
-		if pod, err := p.pods.Pods(name.Namespace).Get(name.Name); err == nil && pod.UID == r.uids[name] {
+	for name, uid := range r.awaits {
+		if pod, err := p.pods.Pods(name.Namespace).Get(name.Name); err == nil && pod.UID == uid {
 			left++
 		}
 	}
@@ -296,8 +294,7 @@ func (p *Plugin) decide(ctx context.Context, fw framework.Framework, u *unit, in
 ) (*pack.PreemptionPlan, *scene, string) {
 	now := p.clock.Now()
 	// In the order in which gangs are planned.
-	infos = slices.Clone(infos)
-	slices.SortFunc(infos, func(a, b fwk.NodeInfo) int { return cmp.Compare(a.Node().Name, b.Node().Name) })
+	infos = sortedByName(infos)
 	d := &scene{infos: infos}
 	if !p.collect(u, d, now) {
 		return nil, nil, "no pod of lower priority is in the way"
@@ -598,28 +595,18 @@ var _ pack.Evictions = &rehearsal{}
 
 // Feasible implements pack.Constraints.
 func (r *rehearsal) Feasible(class, node int) (bool, string) {
-	r.hopeless = true
-	k := r.classes[class]
-	switch {
-	case k.rejected != "":
-		return false, k.rejected
-	case !k.only.AllNodes() && !k.only.NodeNames.Has(r.infos[node].Node().Name), r.unsuited != nil && r.unsuited[node]:
-		return false, "ruled out before filtering"
+	var status *fwk.Status
+	if r.unsuited != nil && r.unsuited[node] && r.classes[class].rejected == "" {
+		status = ruledOut()
+	} else {
+		status = r.filter(class, node)
 	}
-	status := r.fw.RunFilterPluginsWithNominatedPods(r.ctx, k.state, k.pod, r.infos[node])
 	r.hopeless = status.Code() == fwk.UnschedulableAndUnresolvable
 	return status.IsSuccess(), status.Message()
 }
 
 // Hopeless implements pack.Evictions.
 func (r *rehearsal) Hopeless() bool { return r.hopeless }
-
-func (r *rehearsal) own(node int) fwk.NodeInfo {
-	if !r.copied[node] {
-		r.infos[node], r.copied[node] = r.infos[node].Snapshot(), true
-	}
-	return r.infos[node]
-}
 
 // Evicted implements pack.Evictions.
 func (r *rehearsal) Evicted(victim, pod int) { r.remove(r.victims[victim].pods[pod]) }
@@ -634,28 +621,4 @@ func (r *rehearsal) Restored(victim, pod int) {
 func (r *rehearsal) remove(pod podOnNode) {
 	info, _ := framework.NewPodInfo(pod.Pod)
 	r.take(pod.node, info, true)
-}
-
-// add puts a pod on the node; tell says whether that can change what suits a class elsewhere.
-func (r *rehearsal) add(node int, info fwk.PodInfo, tell bool) {
-	n := r.own(node)
-	n.AddPodInfo(info)
-	for _, k := range r.classes {
-		if tell && k.rejected == "" {
-			r.fw.RunPreFilterExtensionAddPod(r.ctx, k.state, k.pod, info, n)
-		}
-	}
-}
-
-func (r *rehearsal) take(node int, info fwk.PodInfo, tell bool) {
-	n := r.own(node)
-	if err := n.RemovePod(klog.FromContext(r.ctx), info.GetPod()); err != nil {
-		klog.FromContext(r.ctx).Error(err, "A pod to imagine away is not on its node", "pod", klog.KObj(info.GetPod()), "node", klog.KObj(n.Node()))
-		return
-	}
-	for _, k := range r.classes {
-		if tell && k.rejected == "" {
-			r.fw.RunPreFilterExtensionRemovePod(r.ctx, k.state, k.pod, info, n)
-		}
-	}
 }

@@ -28,7 +28,7 @@ import (
 // the scheduling cycle, since there may be many victims.
 func (p *Plugin) makeRoom(ctx context.Context, u *unit, pod *corev1.Pod, plan *pack.PreemptionPlan, d *scene) (*fwk.PostFilterResult, *fwk.Status) {
 	now := p.clock.Now()
-	r := &room{nodes: map[types.UID]string{}, names: map[types.UID]types.NamespacedName{}, uids: map[types.NamespacedName]types.UID{}, until: d.until}
+	r := &room{nodes: map[types.UID]string{}, names: map[types.UID]types.NamespacedName{}, awaits: map[types.NamespacedName]types.UID{}, until: d.until}
 	for _, pod := range u.pods {
 		r.names[pod.UID] = types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
 	}
@@ -38,9 +38,7 @@ func (p *Plugin) makeRoom(ctx context.Context, u *unit, pod *corev1.Pod, plan *p
 		used[placement.Node] = true
 	}
 	await := func(pod *corev1.Pod) {
-		name := types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}
-		r.awaits = append(r.awaits, name)
-		r.uids[name] = pod.UID
+		r.awaits[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = pod.UID
 	}
 	for _, pod := range d.leaving {
 		if used[pod.node] {
