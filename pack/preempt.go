@@ -688,17 +688,22 @@ func (s *evictor) evict(pods []podRef) []podRef {
 	pods = s.whole(pods)
 	for _, ref := range pods {
 		p := s.pod(ref)
-		s.gone[ref.victim][ref.pod] = true
-		s.count[ref.victim]++
 		s.touched = append(s.touched, ref.victim)
-		for _, b := range p.Budgets {
-			s.charged[b]++
-		}
 		s.own(p.Node)
 		s.nodes[p.Node].Remove(&p.Request, p.ID)
-		s.Constraints.Evicted(ref.victim, ref.pod)
+		s.leave(ref)
 	}
 	return pods
+}
+
+// leave counts a pod as gone, but does not take it off its node.
+func (s *evictor) leave(ref podRef) {
+	s.gone[ref.victim][ref.pod] = true
+	s.count[ref.victim]++
+	for _, b := range s.pod(ref).Budgets {
+		s.charged[b]++
+	}
+	s.Constraints.Evicted(ref.victim, ref.pod)
 }
 
 // restore takes evictions back.
@@ -927,12 +932,7 @@ func (s *evictor) keeps(pods []podRef) bool {
 		}
 		copy(s.placed, before)
 		for _, ref := range pods {
-			s.gone[ref.victim][ref.pod] = true
-			s.count[ref.victim]++
-			for _, b := range s.pod(ref).Budgets {
-				s.charged[b]++
-			}
-			s.Constraints.Evicted(ref.victim, ref.pod)
+			s.leave(ref)
 		}
 		for _, at := range touched {
 			s.rebuild(at)

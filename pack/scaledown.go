@@ -65,18 +65,22 @@ func newScaleDown(replicas []Replica, spreads []Spread) *scaleDown {
 		replicas: replicas, spreads: spreads, gone: make([]bool, len(replicas)), gpus: make([][]int, len(replicas)),
 		node: make([]int, len(replicas)), counts: make([]map[string]int, len(spreads)),
 	}
-	at := make(map[string][]int, len(replicas))
+	at := make(map[string]int, len(replicas))
+	known := map[*Node]int{}
+	var nodes []*Node
 	for i := range replicas {
-		at[replicas[i].ID] = append(at[replicas[i].ID], i)
-	}
-	known := map[*Node]bool{}
-	for i := range replicas {
-		n := replicas[i].Node
-		if known[n] {
-			continue
+		at[replicas[i].ID] = i
+		n, ok := known[replicas[i].Node]
+		if !ok {
+			n = len(nodes)
+			known[replicas[i].Node] = n
+			nodes, s.nodes = append(nodes, replicas[i].Node), append(s.nodes, 0)
 		}
-		known[n] = true
-		s.addNode(n, at)
+		s.node[i] = n
+		s.nodes[n]++
+	}
+	for position, n := range nodes {
+		s.addGPUs(n, position, at)
 	}
 	for i, spread := range spreads {
 		s.counts[i] = map[string]int{}
@@ -90,41 +94,22 @@ func newScaleDown(replicas []Replica, spreads []Spread) *scaleDown {
 	return s
 }
 
-func (s *scaleDown) addNode(n *Node, at map[string][]int) {
-	members := map[int]bool{}
-	var others bool
+// addGPUs adds those of the node that is the one at that position.
+func (s *scaleDown) addGPUs(n *Node, position int, at map[string]int) {
 	for g := range n.GPUs {
 		var count float64
 		for _, t := range n.GPUs[g].Tenants {
-			ours := at[t.ID]
-			if len(ours) == 0 {
-				// What is only seen to use memory, of pods that are gone or hold nothing, frees the GPU no less.
-				if t.Milli > 0 || t.RequestedMiB > 0 {
-					count = math.Inf(1)
-				}
-				continue
-			}
-			for _, i := range ours {
+			if i, ours := at[t.ID]; ours {
 				s.gpus[i] = append(s.gpus[i], len(s.left))
-				members[i] = true
 				count++
+			} else if t.Milli > 0 || t.RequestedMiB > 0 {
+				// What is only seen to use memory, of pods that are gone or hold nothing, frees the GPU no less.
+				count = math.Inf(1)
+				s.nodes[position] = math.Inf(1)
 			}
 		}
-		others = others || math.IsInf(count, 1)
 		s.left = append(s.left, count)
 	}
-	// Replicas without GPUs, of which there should be none, keep a node in use all the same.
-	for i := range s.replicas {
-		if s.replicas[i].Node == n {
-			s.node[i] = len(s.nodes)
-			members[i] = true
-		}
-	}
-	left := float64(len(members))
-	if others {
-		left = math.Inf(1)
-	}
-	s.nodes = append(s.nodes, left)
 }
 
 // next is the replica that should be removed now.

@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/utils/clock"
@@ -123,27 +124,29 @@ func (r *Reconciler) set(ctx context.Context, pod *corev1.Pod, cost int32) error
 
 // order returns the pods in the order in which they should be removed. Those whose node is gone are left out, as they go anyway.
 func (r *Reconciler) order(ctx context.Context, pods []*corev1.Pod) ([]*corev1.Pod, error) {
-	constraints := pods[0].Spec.TopologySpreadConstraints
-	nodes := map[string]*corev1.Node{}
-	states := map[string]*pack.Node{}
+	type place struct {
+		state   *pack.Node
+		domains []string
+	}
+	places := map[string]*place{}
 	var list []pack.Replica
 	var known []*corev1.Pod
 	for _, pod := range pods {
-		name := pod.Spec.NodeName
-		if _, ok := states[name]; !ok {
-			var err error
-			if nodes[name], states[name], err = r.node(ctx, name); err != nil {
+		at := places[pod.Spec.NodeName]
+		if at == nil {
+			node, state, err := r.node(ctx, pod.Spec.NodeName)
+			if err != nil {
 				return nil, err
 			}
+			at = &place{state: state}
+			for i := range pods[0].Spec.TopologySpreadConstraints {
+				at.domains = append(at.domains, node.Labels[pods[0].Spec.TopologySpreadConstraints[i].TopologyKey])
+			}
+			places[pod.Spec.NodeName] = at
 		}
-		if states[name] == nil {
-			continue
+		if at.state != nil {
+			list, known = append(list, pack.Replica{ID: string(pod.UID), Node: at.state, Domains: at.domains}), append(known, pod)
 		}
-		replica := pack.Replica{ID: string(pod.UID), Node: states[name]}
-		for i := range constraints {
-			replica.Domains = append(replica.Domains, nodes[name].Labels[constraints[i].TopologyKey])
-		}
-		list, known = append(list, replica), append(known, pod)
 	}
 	spreads, err := r.spreads(ctx, pods[0])
 	if err != nil {
@@ -156,11 +159,11 @@ func (r *Reconciler) order(ctx context.Context, pods []*corev1.Pod) ([]*corev1.P
 	return ordered, nil
 }
 
-// node returns a node and its state, nil where there is none of that name.
+// node returns a node and its state; where there is none of that name, an empty one and nil.
 func (r *Reconciler) node(ctx context.Context, name string) (*corev1.Node, *pack.Node, error) {
 	var node corev1.Node
 	if err := r.Get(ctx, types.NamespacedName{Name: name}, &node); err != nil {
-		return nil, nil, client.IgnoreNotFound(err)
+		return &node, nil, client.IgnoreNotFound(err)
 	}
 	gn := &v1alpha1.GPUNode{}
 	if err := r.Get(ctx, types.NamespacedName{Name: name}, gn); err != nil {
@@ -195,18 +198,24 @@ func (r *Reconciler) spreads(ctx context.Context, pod *corev1.Pod) ([]pack.Sprea
 		return nil, err
 	}
 	affinity := nodeaffinity.GetRequiredNodeAffinity(pod)
-	spreads := make([]pack.Spread, len(constraints))
-	for i := range constraints {
-		spreads[i].MaxSkew = int(constraints[i].MaxSkew)
-		for j := range list.Items {
-			domain, ok := list.Items[j].Labels[constraints[i].TopologyKey]
-			if !ok || slices.Contains(spreads[i].Domains, domain) {
-				continue
-			}
-			if match, err := affinity.Match(&list.Items[j]); err == nil && match {
-				spreads[i].Domains = append(spreads[i].Domains, domain)
+	domains := make([]sets.Set[string], len(constraints))
+	for i := range domains {
+		domains[i] = sets.New[string]()
+	}
+	for i := range list.Items {
+		node := &list.Items[i]
+		if match, err := affinity.Match(node); err != nil || !match {
+			continue
+		}
+		for j := range constraints {
+			if domain, ok := node.Labels[constraints[j].TopologyKey]; ok {
+				domains[j].Insert(domain)
 			}
 		}
+	}
+	spreads := make([]pack.Spread, len(constraints))
+	for i := range constraints {
+		spreads[i] = pack.Spread{MaxSkew: int(constraints[i].MaxSkew), Domains: sets.List(domains[i])}
 	}
 	return spreads, nil
 }

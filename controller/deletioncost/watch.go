@@ -56,17 +56,15 @@ func (r *Reconciler) podHandler() handler.EventHandler {
 		if !ok {
 			return
 		}
-		if owner, ok := ownerOf(pod); ok {
-			q.AddAfter(reconcile.Request{NamespacedName: owner}, delay)
+		pods := []*corev1.Pod{pod}
+		if pod.Spec.NodeName != "" && convert.AsksForGPU(pod) {
+			beside, err := members.PodsOnNode(ctx, r, pod.Spec.NodeName)
+			if err != nil {
+				log.FromContext(ctx).Error(err, "List the pods on a node", "node", pod.Spec.NodeName)
+			}
+			pods = append(pods, beside...)
 		}
-		if pod.Spec.NodeName == "" || !convert.AsksForGPU(pod) {
-			return
-		}
-		beside, err := members.PodsOnNode(ctx, r, pod.Spec.NodeName)
-		if err != nil {
-			log.FromContext(ctx).Error(err, "List the pods on a node", "node", pod.Spec.NodeName)
-		}
-		for _, pod := range beside {
+		for _, pod := range pods {
 			if owner, ok := ownerOf(pod); ok {
 				q.AddAfter(reconcile.Request{NamespacedName: owner}, delay)
 			}
