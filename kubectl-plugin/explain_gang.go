@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/gpupack/gpupack/api/convert"
+	"github.com/gpupack/gpupack/api/v1alpha1"
 )
 
 // GangExplanation is the answer of kubectl gpupack explain podgroup/NAME.
@@ -147,17 +148,12 @@ func printMembers(sc screen, members []GangMember) {
 	}}
 	for i := range members {
 		m := &members[i]
-		node, gpus, score := "-", "-", "-"
-		var runnerUp cell = text("-")
+		node, gpus := "-", "-"
+		var decision *v1alpha1.Decision
 		if p := m.Placement; p != nil {
-			node, gpus = p.Node, p.indices()
-			if d := p.Decision; d != nil {
-				score = fmt.Sprint(d.Score)
-				if d.RunnerUp != "" {
-					runnerUp = tailedCell{d.RunnerUp, fmt.Sprintf(" (%d)", d.RunnerUpScore)}
-				}
-			}
+			node, gpus, decision = p.Node, p.indices(), p.Decision
 		}
+		score, runnerUp := scoreCells(decision)
 		t.rows = append(t.rows, []cell{text(m.Name), text(m.Phase), text(m.Request), text(node), text(gpus), text(score), runnerUp})
 	}
 	t.print(sc, false, false)

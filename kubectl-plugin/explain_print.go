@@ -128,12 +128,12 @@ func printVerdict(sc screen, v *NodeVerdict) {
 		fmt.Fprintf(sc, "%s: %s\n", v.Node, strings.Join(v.Obstacles, "; "))
 	}
 	var messages []string
-	same := map[string][]PodGPU{}
+	same := map[string][]int{}
 	for _, g := range v.GPUs {
 		if same[g.Message] == nil {
 			messages = append(messages, g.Message)
 		}
-		same[g.Message] = append(same[g.Message], PodGPU{Index: g.Index})
+		same[g.Message] = append(same[g.Message], g.Index)
 	}
 	for _, m := range messages {
 		fmt.Fprintf(sc, "  GPU %s: %s\n", joinIndices(same[m]), m)

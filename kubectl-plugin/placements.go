@@ -185,11 +185,11 @@ func (p *PodPlacement) indices() string { return placedIndices(p.GPUs) }
 
 // placedIndices writes GPUs in short: their indices, or the head of a UUID where the index is not known.
 func placedIndices(gpus []PlacedGPU) string {
-	var known []PodGPU
+	var known []int
 	var parts []string
 	for _, g := range gpus {
 		if g.Index >= 0 {
-			known = append(known, PodGPU{Index: g.Index})
+			known = append(known, g.Index)
 		} else {
 			parts = append(parts, shortUUID(g.UUID))
 		}
@@ -219,6 +219,18 @@ func rejections(counts map[string]int) string {
 	return orDash(strings.Join(reasons, ", "))
 }
 
+// scoreCells are the score of the node chosen, and the next best node.
+func scoreCells(d *v1alpha1.Decision) (score string, runnerUp cell) {
+	score, runnerUp = "-", text("-")
+	if d != nil {
+		score = fmt.Sprint(d.Score)
+		if d.RunnerUp != "" {
+			runnerUp = tailedCell{d.RunnerUp, fmt.Sprintf(" (%d)", d.RunnerUpScore)}
+		}
+	}
+	return score, runnerUp
+}
+
 func printPlacements(sc screen, s *snapshot, items []PodPlacement, out *output, allNamespaces bool) {
 	t := table{columns: []column{
 		{titles: []string{"NAMESPACE"}, min: 9, wide: !allNamespaces},
@@ -237,13 +249,10 @@ func printPlacements(sc screen, s *snapshot, items []PodPlacement, out *output, 
 	}}
 	for i := range items {
 		p := &items[i]
-		score, policy, feasible, rejected := "-", "-", "-", "-"
-		var runnerUp cell = text("-")
+		score, runnerUp := scoreCells(p.Decision)
+		policy, feasible, rejected := "-", "-", "-"
 		if d := p.Decision; d != nil {
-			score, policy, feasible, rejected = fmt.Sprint(d.Score), d.Policy, fmt.Sprint(d.Feasible), rejections(d.Rejected)
-			if d.RunnerUp != "" {
-				runnerUp = tailedCell{d.RunnerUp, fmt.Sprintf(" (%d)", d.RunnerUpScore)}
-			}
+			policy, feasible, rejected = d.Policy, fmt.Sprint(d.Feasible), rejections(d.Rejected)
 		} else if p.DecisionError != "" {
 			score, rejected = "?", p.DecisionError
 		}

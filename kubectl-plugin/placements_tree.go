@@ -121,13 +121,10 @@ func printPlacementTree(sc screen, s *snapshot, items []PodPlacement, by string,
 			}
 			row := []cell{treeCell{lines + head, child.name}, text(""), text(""), text(""), text(""), text(""), text(""), text("")}
 			if p := child.pod; p != nil {
-				score, rejected := "-", "-"
-				var runnerUp cell = text("-")
-				if d := p.Decision; d != nil {
-					score, rejected = fmt.Sprint(d.Score), rejections(d.Rejected)
-					if d.RunnerUp != "" {
-						runnerUp = tailedCell{d.RunnerUp, fmt.Sprintf(" (%d)", d.RunnerUpScore)}
-					}
+				score, runnerUp := scoreCells(p.Decision)
+				rejected := "-"
+				if p.Decision != nil {
+					rejected = rejections(p.Decision.Rejected)
 				}
 				row = []cell{row[0], text(p.indices()), text(p.shortRequest), text(score), runnerUp, text(orDash(p.Gang)),
 					text(duration.HumanDuration(s.age(p.CreationTimestamp))), text(rejected)}

@@ -41,12 +41,8 @@ func TestFigures(t *testing.T) {
 }
 
 func TestIndices(t *testing.T) {
-	for want, gpus := range map[string][]int{"0": {0}, "0,1": {0, 1}, "0-3": {0, 1, 2, 3}, "0-2,5,7": {0, 1, 2, 5, 7}} {
-		var list []PodGPU
-		for _, i := range gpus {
-			list = append(list, PodGPU{Index: i})
-		}
-		assert.Equal(t, want, joinIndices(list))
+	for want, indices := range map[string][]int{"0": {0}, "0,1": {0, 1}, "0-3": {0, 1, 2, 3}, "0-2,5,7": {0, 1, 2, 5, 7}} {
+		assert.Equal(t, want, joinIndices(indices))
 	}
 }
 

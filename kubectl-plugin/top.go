@@ -13,7 +13,7 @@ import (
 )
 
 func (e *env) topCommand() *cobra.Command {
-	cmd := e.topNodesCommand()
+	cmd := e.topNodesCommand(true)
 	cmd.Use = "top"
 	cmd.Short = "Show what the GPUs do: nodes, gpus or pods"
 	cmd.Long = "Show what the GPUs of the cluster do and who uses them. Without a command, a live view of nodes, GPUs\n" +
@@ -21,8 +21,7 @@ func (e *env) topCommand() *cobra.Command {
 	cmd.Example = "  kubectl gpupack top\n  kubectl gpupack top --watch=false\n  kubectl gpupack top gpus --sort-by=free\n  kubectl gpupack top pods -A\n" +
 		"  kubectl gpupack top -o json | jq -r '.items[].gpus[] | [.node, .uuid, .memoryFreeMiB] | @tsv'"
 	cmd.Args = noSuchCommand
-	e.addWatch(cmd)
-	cmd.AddCommand(e.topNodesCommand(), e.topGPUsCommand(), e.topPodsCommand())
+	cmd.AddCommand(e.topNodesCommand(false), e.topGPUsCommand(), e.topPodsCommand())
 	return cmd
 }
 

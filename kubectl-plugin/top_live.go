@@ -36,28 +36,12 @@ const (
 	gcPercent = 40
 )
 
-// addWatch adds --watch to the command, which then opens the live view on a terminal.
-func (e *env) addWatch(cmd *cobra.Command) {
+func addWatch(cmd *cobra.Command) {
 	cmd.Flags().BoolP("watch", "w", false,
 		"Show a live view, as is done on a terminal where no other output is asked for; --watch=false prints the table once")
-	once := cmd.RunE
-	check := output{format: formatTable, keys: keyNames(nodeKeys)}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		live, err := e.wantsLive(cmd)
-		if err != nil {
-			return err
-		}
-		if !live {
-			return once(cmd, args)
-		}
-		check.sortBy = cmd.Flag("sort-by").Value.String()
-		if _, err := check.printer(cmd); err != nil {
-			return err
-		}
-		return e.watchTop(cmd)
-	}
 }
 
+// wantsLive says whether to show the live view.
 func (e *env) wantsLive(cmd *cobra.Command) (bool, error) {
 	in, _ := e.In.(*os.File)
 	terminal := isTerminal(e.Out) && in != nil && isTerminal(in) && os.Getenv("TERM") != "dumb"
@@ -78,12 +62,12 @@ func (e *env) wantsLive(cmd *cobra.Command) (bool, error) {
 }
 
 // watchTop shows the live view until the user quits.
-func (e *env) watchTop(cmd *cobra.Command) error {
-	selector, err := labelsOf(cmd)
+func (e *env) watchTop(cmd *cobra.Command, f *selectorFlag, p *prometheusFlag, sortBy string) error {
+	selector, err := f.parse(cmd)
 	if err != nil {
 		return err
 	}
-	source, err := (&prometheusFlag{url: cmd.Flag("prometheus").Value.String()}).source(cmd)
+	source, err := p.source(cmd)
 	if err != nil {
 		return err
 	}
@@ -103,7 +87,6 @@ func (e *env) watchTop(cmd *cobra.Command) error {
 	m := newLiveModel(newLiveData(e.view, selector != nil))
 	m.color = newScreen(e.Out).color
 	// Columns that the live view does not sort by leave it sorted by name.
-	sortBy := cmd.Flag("sort-by").Value.String()
 	m.order.sortBy = max(0, slices.IndexFunc(liveKeys, func(k liveKey) bool { return k.name == sortBy }))
 	m.feed = &liveFeed{ctx: ctx, env: e, reader: r, cache: cache, prometheus: source}
 	return runLive(ctx, m, tea.WithInput(e.In), tea.WithOutput(e.Out))
@@ -236,20 +219,23 @@ func (f *liveFeed) update(m *liveModel, msg tea.Msg) tea.Cmd {
 
 // refuse gives up where nothing at all can be read.
 func (f *liveFeed) refuse() {
-	var errs []error
-	for _, r := range []livecache.Resource{livecache.Nodes, livecache.GPUNodes, livecache.Pods} {
-		if s := f.cache.Status(r); !s.Synced && s.Err != nil {
-			errs = append(errs, s.Err)
+	statuses := f.statuses()
+	for _, s := range statuses {
+		if s.Synced || s.Err == nil {
+			return
 		}
 	}
-	if len(errs) == 3 {
-		f.failed = errs[0]
-	}
+	f.failed = statuses[0].Err
+}
+
+// statuses are those of all resources.
+func (f *liveFeed) statuses() []livecache.Status {
+	return []livecache.Status{f.cache.Status(livecache.Nodes), f.cache.Status(livecache.GPUNodes), f.cache.Status(livecache.Pods)}
 }
 
 // take takes over what has changed, and these nodes besides.
 func (f *liveFeed) take(m *liveModel, besides []string) {
-	statuses := []livecache.Status{f.cache.Status(livecache.Nodes), f.cache.Status(livecache.GPUNodes), f.cache.Status(livecache.Pods)}
+	statuses := f.statuses()
 	if !f.settled {
 		m.loading = fmt.Sprintf("Reading the cluster: %s, %d with telemetry, %s ...", plural(statuses[0].Read, "node"), statuses[1].Read,
 			plural(statuses[2].Read, "pod"))

@@ -164,7 +164,9 @@ func (d *liveData) rows(o *liveOrder, open func(key string) bool) []liveRow {
 		}
 	}
 	if len(waiting) > 0 {
-		b.group(&liveGroup{key: "pending", name: "pending pods", pods: waiting})
+		g := &liveGroup{key: "pending", name: "pending pods", pods: waiting}
+		g.sum()
+		b.group(g)
 	}
 	var nodes []*liveNode
 	for _, n := range d.nodes {
@@ -268,8 +270,8 @@ func (s *liveSums) add(o *liveSums) {
 	s.notes += o.notes
 }
 
+// group adds a group that was summed up, and what is in it.
 func (b *rowBuilder) group(g *liveGroup) {
-	g.sum()
 	b.rows = append(b.rows, liveRow{group: g, gpu: -1})
 	if !b.open(g.key) {
 		return

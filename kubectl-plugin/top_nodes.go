@@ -32,7 +32,8 @@ var nodeKeys = []sortKey[NodeUsage]{
 	byFigure("notes", func(n *NodeUsage) int64 { return int64(len(n.Notes)) }),
 }
 
-func (e *env) topNodesCommand() *cobra.Command {
+// topNodesCommand prints the nodes. With live, it shows the live view where that is wanted.
+func (e *env) topNodesCommand(live bool) *cobra.Command {
 	out := output{keys: keyNames(nodeKeys), names: true}
 	var selector selectorFlag
 	var prometheus prometheusFlag
@@ -41,9 +42,19 @@ func (e *env) topNodesCommand() *cobra.Command {
 		Aliases: []string{"node", "no"},
 		Short:   "Show the nodes that have GPUs",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			watch := false
+			if live {
+				var err error
+				if watch, err = e.wantsLive(cmd); err != nil {
+					return err
+				}
+			}
 			p, err := out.printer(cmd)
 			if err != nil {
 				return err
+			}
+			if watch {
+				return e.watchTop(cmd, &selector, &prometheus, out.sortBy)
 			}
 			s, nodes, err := e.readNodes(cmd, &selector, &prometheus, args)
 			if err != nil {
@@ -72,6 +83,9 @@ func (e *env) topNodesCommand() *cobra.Command {
 	selector.add(cmd, "nodes")
 	prometheus.add(cmd)
 	acceptAllNamespaces(cmd)
+	if live {
+		addWatch(cmd)
+	}
 	return cmd
 }
 

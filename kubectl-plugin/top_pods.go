@@ -56,25 +56,13 @@ func (e *env) topPodsCommand() *cobra.Command {
 		Aliases: []string{"pod", "po"},
 		Short:   "Show the pods that hold GPUs",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := out.printer(cmd)
-			if err != nil {
-				return err
-			}
-			labels, err := selector.parse(cmd)
-			if err != nil {
-				return err
-			}
-			namespace, err := namespaces.resolve(e)
-			if err != nil {
-				return err
-			}
-			r, err := e.reader()
+			c, err := e.begin(cmd, &out, &namespaces, &selector)
 			if err != nil {
 				return err
 			}
 			pods := gpuPods()
-			pods.namespace, pods.selector = namespace, labels
-			s, err := read(cmd.Context(), r, e.now(), scope{gpuNodes: true, pods: pods})
+			pods.namespace, pods.selector = c.namespace, c.selector
+			s, err := read(cmd.Context(), c, e.now(), scope{gpuNodes: true, pods: pods})
 			if err != nil {
 				return err
 			}
@@ -83,24 +71,18 @@ func (e *env) topPodsCommand() *cobra.Command {
 				return err
 			}
 			sortItems(items, podKeys, out.sortBy)
-			answer := &TopPods{typeMeta("TopPods"), append([]PodUsage{}, items...), podTotals(items)}
-			switch {
-			case p != nil:
-				return printObject(p, e.Out, answer)
-			case out.format == formatName:
-				for i := range items {
-					printLine(e.Out, "pod/%s", items[i].Name)
-				}
-				return nil
-			case len(items) == 0:
-				printLine(e.ErrOut, "No pods that hold GPUs found%s.", inNamespace(namespace))
-			default:
-				printPods(newScreen(e.Out), s, answer, &out, namespace == "")
-			}
-			if s.notInstalled || len(s.gpuNodes) == 0 {
+			answer := func(items []PodUsage) *TopPods { return &TopPods{typeMeta("TopPods"), items, podTotals(items)} }
+			err = printList(e, c, &out, &listing[PodUsage]{
+				items:  items,
+				answer: func(items []PodUsage) any { return answer(items) },
+				name:   func(p *PodUsage) string { return "pod/" + p.Name },
+				none:   fmt.Sprintf("No pods that hold GPUs found%s.", inNamespace(c.namespace)),
+				table:  func(sc screen) { printPods(sc, s, answer(items), &out, c.namespace == "") },
+			})
+			if err == nil && c.printer == nil && out.format != formatName && (s.notInstalled || len(s.gpuNodes) == 0) {
 				s.sayWhatIsMissing(e.ErrOut, len(items))
 			}
-			return nil
+			return err
 		},
 	}
 	cmd.ValidArgsFunction = e.completePods(convert.HoldsGPUs)
@@ -144,23 +126,28 @@ func (p *PodUsage) indices() string {
 	if len(p.GPUs) == 0 {
 		return plural(p.GPUCount, "GPU")
 	}
-	return joinIndices(p.GPUs)
+	indices := make([]int, len(p.GPUs))
+	for i := range p.GPUs {
+		indices[i] = p.GPUs[i].Index
+	}
+	return joinIndices(indices)
 }
 
-func joinIndices(gpus []PodGPU) string {
+// joinIndices writes rising indices in short, such as "0-3,6".
+func joinIndices(indices []int) string {
 	var parts []string
-	for i := 0; i < len(gpus); {
+	for i := 0; i < len(indices); {
 		j := i
-		for j+1 < len(gpus) && gpus[j+1].Index == gpus[j].Index+1 {
+		for j+1 < len(indices) && indices[j+1] == indices[j]+1 {
 			j++
 		}
 		switch {
 		case j == i:
-			parts = append(parts, fmt.Sprint(gpus[i].Index))
+			parts = append(parts, fmt.Sprint(indices[i]))
 		case j == i+1:
-			parts = append(parts, fmt.Sprint(gpus[i].Index), fmt.Sprint(gpus[j].Index))
+			parts = append(parts, fmt.Sprint(indices[i]), fmt.Sprint(indices[j]))
 		default:
-			parts = append(parts, fmt.Sprintf("%d-%d", gpus[i].Index, gpus[j].Index))
+			parts = append(parts, fmt.Sprintf("%d-%d", indices[i], indices[j]))
 		}
 		i = j + 1
 	}

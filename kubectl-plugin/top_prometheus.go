@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/gpupack/gpupack/api/convert"
 	"github.com/gpupack/gpupack/api/v1alpha1"
@@ -130,9 +129,4 @@ func (e *env) sayMeasured(ctx context.Context, s *snapshot, source *dcgm.Source)
 	if err := s.addMeasured(ctx, source); err != nil {
 		fmt.Fprintf(e.ErrOut, "%v.\n", err)
 	}
-}
-
-// labelsOf is the selector of -l; nil where there is none.
-func labelsOf(cmd *cobra.Command) (labels.Selector, error) {
-	return (&selectorFlag{text: cmd.Flag("selector").Value.String()}).parse(cmd)
 }

@@ -338,10 +338,10 @@ func (u *NodeUsage) setNotes(s *snapshot, gn *v1alpha1.GPUNode) {
 	for _, why := range order {
 		add(bad, "%d sick: %s", sick[why], why)
 	}
-	var cordoned []PodGPU
+	var cordoned []int
 	for i := range u.GPUs {
 		if g := &u.GPUs[i]; g.Cordoned != nil {
-			cordoned = append(cordoned, PodGPU{Index: g.Index})
+			cordoned = append(cordoned, g.Index)
 		}
 	}
 	if len(cordoned) > 0 {
