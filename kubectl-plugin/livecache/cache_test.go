@@ -75,6 +75,7 @@ func TestCacheFollowsTheCluster(t *testing.T) {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "gpu-01", Labels: map[string]string{"pool": "a", "other": "b"}}}
 	node.Status.Capacity = corev1.ResourceList{v1alpha1.ResourceGPU: resource.MustParse("8"), corev1.ResourceCPU: resource.MustParse("64")}
 	gn := &v1alpha1.GPUNode{ObjectMeta: metav1.ObjectMeta{Name: "gpu-01"}}
+	gn.Spec.CordonedGPUs = []v1alpha1.CordonedGPU{{UUID: "GPU-a", Reason: "fan is loud"}}
 	gn.Status.GPUs = []v1alpha1.GPU{{UUID: "GPU-a", Model: "T4", NVLinkPeers: []string{"GPU-b"}}}
 	ended := pod("ended", "gpu-01", "1")
 	ended.Status.Phase = corev1.PodSucceeded
@@ -89,6 +90,7 @@ func TestCacheFollowsTheCluster(t *testing.T) {
 	assert.Len(t, gotNode.Status.Capacity, 1)
 	assert.Equal(t, "GPU-a", gotGPUs.Status.GPUs[0].UUID)
 	assert.Nil(t, gotGPUs.Status.GPUs[0].NVLinkPeers)
+	assert.Equal(t, gn.Spec, gotGPUs.Spec, "cordons are shown")
 	require.Len(t, pods, 1, "a pod without a GPU and one that has ended are not kept")
 	object := pods[0].Object()
 	assert.Equal(t, []string{"GPU-a", "GPU-b"}, pods[0].GPUs)

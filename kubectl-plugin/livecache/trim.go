@@ -163,9 +163,9 @@ func (c *Cache) trimNode(node *corev1.Node) *corev1.Node {
 	return trimmed
 }
 
-// trimGPUNode keeps the readings.
+// trimGPUNode keeps cordons and readings.
 func trimGPUNode(gn *v1alpha1.GPUNode) *v1alpha1.GPUNode {
-	trimmed := &v1alpha1.GPUNode{ObjectMeta: metav1.ObjectMeta{Name: one(gn.Name), ResourceVersion: gn.ResourceVersion}}
+	trimmed := &v1alpha1.GPUNode{ObjectMeta: metav1.ObjectMeta{Name: one(gn.Name), ResourceVersion: gn.ResourceVersion}, Spec: gn.Spec}
 	trimmed.Status = v1alpha1.GPUNodeStatus{
 		ObservedTime:  gn.Status.ObservedTime,
 		DriverVersion: one(gn.Status.DriverVersion),
